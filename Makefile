@@ -1,0 +1,48 @@
+# Every target sets up what it needs: a fresh clone needs only python3 (3.11 to 3.13) and this file.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+MODELS ?= models
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test lint types format bench protos docs clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.venv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@touch $@
+
+$(VENV)/.serve: pyproject.toml | $(VENV)/.venv
+	@echo "Installing torchere and its demo models into $(VENV) (PyTorch is large: a few minutes the first time) ..."
+	$(BIN)/python -m pip install --quiet -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.venv
+	@echo "Installing torchere, its demo models and the development tools into $(VENV) ..."
+	$(BIN)/python -m pip install --quiet -e '.[demo,dev]'
+	@touch $@ $(VENV)/.serve
+
+setup: $(VENV)/.dev  ## Create .venv with everything needed to develop
+
+serve: $(VENV)/.serve  ## Set up, then serve the demo models on 127.0.0.1:8000 (HTTP), 8001 (gRPC), 8002 (metrics)
+	$(BIN)/torchere serve --model-repository $(MODELS)
+
+test: $(VENV)/.dev  ## Set up, then run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev  ## Check types
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## Format the code and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info

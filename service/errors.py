@@ -1,0 +1,107 @@
+"""The one tree of errors of the service, each with a neutral code.
+
+    ServiceError
+     ├── InvalidInput         the request is wrong: shape, datatype, size, JSON
+     ├── NotFound             no such model, version or route
+     ├── Unavailable          not ready, draining, the engine died: the same request may succeed later
+     │    └── QueueFull       too much work waits already
+     ├── DeadlineExceeded     the request's time ran out before it was answered
+     ├── Cancelled            the client left
+     ├── Unsupported          a feature this server does not have
+     ├── TooLarge             more bytes than the settings allow
+     ├── AlreadyExists        a name that is taken
+     └── ExecutionFailed      the model itself failed on this input
+
+Knows no protocol: `rest/errors.py` and `rpc/errors.py` own one table each, from code to status.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """What went wrong, in words that every protocol can translate."""
+
+    INVALID = "invalid"
+    NOT_FOUND = "not_found"
+    UNAVAILABLE = "unavailable"
+    QUEUE_FULL = "queue_full"
+    DEADLINE = "deadline"
+    CANCELLED = "cancelled"
+    UNSUPPORTED = "unsupported"
+    TOO_LARGE = "too_large"
+    EXISTS = "exists"
+    FAILED = "failed"
+
+
+class ServiceError(Exception):
+    """The root. `str(error)` is the sentence the client reads: the thing, what was expected, what came, the remedy."""
+
+    code: Code = Code.FAILED
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class InvalidInput(ServiceError):
+    code = Code.INVALID
+
+
+class NotFound(ServiceError):
+    code = Code.NOT_FOUND
+
+
+class Unavailable(ServiceError):
+    code = Code.UNAVAILABLE
+
+
+class QueueFull(Unavailable):
+    code = Code.QUEUE_FULL
+
+
+class DeadlineExceeded(ServiceError):
+    code = Code.DEADLINE
+
+
+class Cancelled(ServiceError):
+    code = Code.CANCELLED
+
+
+class Unsupported(ServiceError):
+    code = Code.UNSUPPORTED
+
+
+class TooLarge(ServiceError):
+    code = Code.TOO_LARGE
+
+
+class AlreadyExists(ServiceError):
+    code = Code.EXISTS
+
+
+class ExecutionFailed(ServiceError):
+    code = Code.FAILED
+
+
+BY_CODE: dict[Code, type[ServiceError]] = {
+    cls.code: cls
+    for cls in (
+        InvalidInput,
+        NotFound,
+        Unavailable,
+        QueueFull,
+        DeadlineExceeded,
+        Cancelled,
+        Unsupported,
+        TooLarge,
+        AlreadyExists,
+        ExecutionFailed,
+    )
+}
+
+
+def from_code(code: str, message: str) -> ServiceError:
+    """The error that crossed a process border as a code and a sentence."""
+    return BY_CODE[Code(code)](message)
