@@ -44,5 +44,13 @@ format: $(VENV)/.dev  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+protos:  ## Generate the gRPC stubs (with old tools: newer runtimes take older stubs, not the reverse)
+	$(PYTHON) -m venv build/protos
+	build/protos/bin/pip install --quiet 'grpcio-tools==1.68.0' 'setuptools<80'
+	build/protos/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/inference.proto
+
+docs: $(VENV)/.dev  ## Generate docs/configuration.md from the settings
+	$(BIN)/python -m service.settings_page > docs/configuration.md
+
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info

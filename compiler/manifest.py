@@ -76,7 +76,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of the artifact in `folder`. Raises OSError or msgspec.ValidationError where there is no sound one."""
+    """The manifest of the artifact in `folder`. Raises OSError or msgspec.DecodeError without a sound one."""
     return msgspec.json.decode((folder / MANIFEST_NAME).read_bytes(), type=Manifest)
 
 

@@ -1,4 +1,4 @@
-"""The frozen values that every stage of the compiler shares: what a model takes and gives, what is asked, for which machine.
+"""The frozen values that every stage shares: what a model takes and gives, what is asked, for which machine.
 
 Knows nothing of torch: the parent of the service imports it. `pipeline.py` passes these values from stage to stage.
 """

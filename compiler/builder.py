@@ -1,0 +1,98 @@
+"""What runs in a builder process: `python -m compiler.builder` reads one job, does it, answers and leaves.
+
+Knows nothing of who asked. Whatever the model prints goes to the log, so that answers have the pipe for themselves.
+`isolate.py` is the other side.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from compiler.errors import CompileError, LoadFailed
+from compiler.jobs import Answer, Build, Built, Describe, Job, Judge, Note, Refused, Report
+
+PR_SET_PDEATHSIG = 1  # prctl.h
+SEED = 0
+
+
+def main() -> None:
+    """Take the job from stdin, send notes and one answer to what was stdout."""
+    _die_with_parent()
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    job: Job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    try:
+        answer = perform(job, lambda note: _send(replies, note))
+    except CompileError as error:
+        traceback.print_exc()
+        answer = Refused(type(error).__name__, str(error))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the border: the rest of the tree of errors is on the other side
+        traceback.print_exc()
+        reason = " ".join(str(error).split())[:500]
+        answer = Refused(
+            "LoadFailed" if isinstance(job, Describe) else "BuildFailed", f"{type(error).__name__}: {reason}"
+        )
+    _send(replies, answer)
+    sys.stderr.flush()
+    # Not sys.exit: threads and destructors of a model's libraries may hang or crash, and the answer is given.
+    os._exit(0)
+
+
+def perform(job: Job, tell: Callable[[Note], None]) -> Answer:
+    """Do one job. Imports torch. Raises CompileError, or whatever the model or torch raises."""
+    import torch
+
+    torch.manual_seed(SEED)
+    if job.options.threads is not None:
+        torch.set_num_threads(job.options.threads)
+    match job:
+        case Describe():
+            from compiler.reference import describe
+
+            return describe(job, tell)
+        case Build():
+            return build(job, tell)
+        case Judge():
+            from compiler.judge import judge
+
+            return judge(job, tell)
+
+
+def build(job: Build, tell: Callable[[Note], None]) -> Built:
+    """Open the model and let one backend build its files."""
+    from compiler.backends import find_backend
+    from compiler.datatypes import set_exact_float32
+    from compiler.load import open_model
+
+    set_exact_float32()
+    tell(Note("build", "building", job.backend))
+    if job.precision != "fp32":
+        raise LoadFailed(f"unknown precision '{job.precision}': there is fp32")
+    backend = find_backend(job.backend)
+    out = Path(job.out)
+    out.mkdir(parents=True)
+    opened = open_model(Path(job.place.folder), job.place.device, job.place.origin)
+    return Built(backend.build(opened, job.interface, job.place, out))
+
+
+def _send(replies: BinaryIO, report: Report) -> None:
+    replies.write(msgspec.json.encode(report) + b"\n")
+
+
+def _die_with_parent() -> None:
+    """Be killed when nobody wants the answer any more; only Linux can, elsewhere a builder finishes for nothing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Turns an opened model into an exported program whose batch is dynamic.
+
+Knows nothing of backends. Refusing is normal for models with decisions on data: only the rungs that need a program
+are lost. `backends/inductor.py` and, where tracing would freeze something, `backends/torchscript.py` ask for one.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from compiler.datatypes import quiet_torchscript
+from compiler.errors import LowerFailed
+from compiler.flat import Flat
+from compiler.golden import random_inputs
+from compiler.jobs import Interface
+from compiler.load import Opened
+
+EXAMPLE_SEED = 0
+
+
+def example_batch(interface: Interface) -> int:
+    """Rows of the example: 2 or more, for torch.export takes 0 and 1 for constants; 1 where no more are served."""
+    return min(2, interface.max_batch_size)
+
+
+def example_inputs(interface: Interface, device: str) -> tuple[Tensor, ...]:
+    """Inputs to trace or export with, on `device`."""
+    inputs = random_inputs(interface.inputs, example_batch(interface), EXAMPLE_SEED)
+    return tuple(tensor.to(device) for tensor in inputs)
+
+
+def lower(opened: Opened, interface: Interface, device: str) -> ExportedProgram:
+    """A program of positional tensors to a tuple, in the interface's order. Raises LowerFailed with torch's reason."""
+    example = example_inputs(interface, device)
+    module: nn.Module = Flat(opened, tuple(spec.name for spec in interface.outputs))
+    try:
+        with torch.no_grad():
+            if opened.kind == "torchscript":
+                module = _convert_torchscript(opened.module, example, interface)
+            return _export(module, example, interface)
+    except Exception as error:  # torch.export raises many kinds, private ones too
+        first = " ".join(str(error).split())[:500]
+        raise LowerFailed(f"torch.export cannot capture the model: {type(error).__name__}: {first}") from error
+
+
+def sizes_are_read(program: ExportedProgram) -> bool:
+    """Whether the graph reads the size of a tensor, which tracing would freeze to the example's."""
+    return any(node.target is torch.ops.aten.sym_size.int for node in program.graph.nodes)
+
+
+def _export(module: nn.Module, example: tuple[Tensor, ...], interface: Interface) -> ExportedProgram:
+    """First with the batch bounded by us; where torch disagrees about its bounds, as torch finds them."""
+    try:
+        return torch.export.export(module, example, dynamic_shapes=_shapes(interface, own_batch=True), strict=False)
+    except Exception:  # noqa: BLE001 - the second attempt's reason is the one that counts
+        return torch.export.export(module, example, dynamic_shapes=_shapes(interface, own_batch=False), strict=False)
+
+
+def _shapes(interface: Interface, *, own_batch: bool) -> dict[str, Any]:
+    """One set of dimensions for each input, in the form that `Flat.forward(*inputs)` needs."""
+    batches = interface.max_batch_size > 1
+    batch = Dim("batch", min=1, max=interface.max_batch_size) if batches and own_batch else Dim.AUTO
+    dimensions = []
+    for spec in interface.inputs:
+        open_axes = {axis: Dim.AUTO for axis, size in enumerate(spec.shape) if size == -1}
+        if interface.max_batch_size:
+            open_axes.pop(0, None)
+            if batches:
+                open_axes[0] = batch
+        dimensions.append(open_axes)
+    return {"inputs": tuple(dimensions)}
+
+
+def _convert_torchscript(script: nn.Module, example: tuple[Tensor, ...], interface: Interface) -> nn.Module:
+    """TorchScript cannot be exported itself; torch's own (private) converter makes a program of it, which can."""
+    from torch._export.converter import TS2EPConverter
+
+    logging.getLogger("torch._export").setLevel(logging.ERROR)  # it reports every specialised size
+    assert isinstance(script, torch.jit.ScriptModule), "load.py opens a .pt as TorchScript"
+    with quiet_torchscript():
+        program = TS2EPConverter(script, example).convert()
+    names = tuple(spec.name for spec in interface.outputs)
+    return Flat(Opened("pt2", program.module(check_guards=False), program), names)

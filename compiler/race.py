@@ -1,0 +1,49 @@
+"""Times the verified candidates against each other, round by round, so that a noisy moment touches all of them alike.
+
+Measures only: `choose.py` decides, `timing.py` has the clock.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from compiler.timing import time_call
+
+WARM_UP_CALLS = 3  # TorchScript specialises itself in the first two calls of a shape
+WARM_UP_BUDGET_S = 2.0  # for one candidate: a model of seconds per call has one warm-up call per bucket
+MIN_ROUNDS, MAX_ROUNDS = 3, 40
+BUDGET_S = 2.0  # for one candidate over all buckets; a model of seconds per call takes MIN_ROUNDS regardless
+
+Call = Callable[[], object]
+
+
+def warm_up(calls: Iterable[Call], device: str) -> None:
+    """Call each a few times, so that nothing is compiled, allocated or looked up for the first time in the race."""
+    started = time.perf_counter()
+    for call in calls:
+        for done in range(WARM_UP_CALLS):
+            if done and time.perf_counter() - started > WARM_UP_BUDGET_S:
+                break
+            time_call(call, device)
+
+
+def race(lanes: Mapping[str, Mapping[int, Call]], device: str) -> dict[str, dict[int, float]]:
+    """Median milliseconds of one call: candidate -> batch size -> ms. `lanes`: candidate -> batch size -> what to call.
+
+    A round is one call of every candidate at every batch size; rounds go on until the budget is spent.
+    """
+    samples: dict[str, dict[int, list[float]]] = {name: {batch: [] for batch in calls} for name, calls in lanes.items()}
+    batches = sorted({batch for calls in lanes.values() for batch in calls})
+    started = time.perf_counter()
+    for done in range(MAX_ROUNDS):
+        if done >= MIN_ROUNDS and time.perf_counter() - started > BUDGET_S * len(lanes):
+            break
+        for batch in batches:
+            for name, calls in lanes.items():
+                samples[name][batch].append(time_call(calls[batch], device))
+    return {
+        name: {batch: statistics.median(taken) for batch, taken in by_batch.items()}
+        for name, by_batch in samples.items()
+    }

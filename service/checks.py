@@ -1,0 +1,84 @@
+"""Is this request one the model can take? Names, datatypes, shapes, sizes, the batch; each refusal says how to mend it.
+
+Pure. `plane.py` asks before a request goes to an engine; engines trust what they get.
+"""
+
+from __future__ import annotations
+
+from compiler.spec import ITEM_SIZES
+from service.errors import InvalidInput
+from service.repository.catalog import Entry
+from service.tensors import RequestedOutput, Tensor, describe, elements, shape_text
+
+
+def check_inputs(inputs: tuple[Tensor, ...], entry: Entry) -> int:
+    """Check names, datatypes, shapes and sizes against the model. Returns the rows (1 where the model has no batch)."""
+    rows: int | None = None
+    specs = {spec.name: spec for spec in entry.inputs}
+    seen: set[str] = set()
+    for tensor in inputs:
+        spec = specs.get(tensor.name)
+        if spec is None:
+            raise InvalidInput(f"model '{entry.name}' has no input '{tensor.name}': its inputs are {_names(entry)}")
+        if tensor.name in seen:
+            raise InvalidInput(f"input '{tensor.name}' is given twice")
+        seen.add(tensor.name)
+        expected = f"input '{tensor.name}': expected {describe(spec, entry.max_batch_size)}, got "
+        got = f"{tensor.datatype} {shape_text(tensor.shape)}"
+        if tensor.datatype != spec.datatype:
+            raise InvalidInput(f"{expected}{got}: send the data as {spec.datatype}")
+        if len(tensor.shape) != len(spec.shape):
+            missing_batch = entry.max_batch_size and len(tensor.shape) + 1 == len(spec.shape)
+            remedy = "add the batch dimension" if missing_batch else f"send {len(spec.shape)} dimensions"
+            raise InvalidInput(f"{expected}{got}: {remedy}")
+        for axis, (want, have) in enumerate(zip(spec.shape, tensor.shape, strict=True)):
+            if have != want and (want >= 0 or have < 0):
+                raise InvalidInput(f"{expected}{got}: dimension {axis} must be {want if want >= 0 else 'zero or more'}")
+        size = ITEM_SIZES[tensor.datatype] * elements(tensor.shape)
+        if len(tensor.data) != size:
+            raise InvalidInput(f"{expected}{got} with {len(tensor.data)} bytes: this shape takes {size} bytes")
+        if entry.max_batch_size:
+            rows = _check_rows(tensor, rows, entry)
+    if len(seen) != len(specs):
+        missing = ", ".join(f"'{name}'" for name in specs if name not in seen)
+        raise InvalidInput(f"model '{entry.name}': missing input {missing}: its inputs are {_names(entry)}")
+    return rows or 1
+
+
+def _check_rows(tensor: Tensor, rows: int | None, entry: Entry) -> int:
+    batch = tensor.shape[0]
+    if batch < 1:
+        raise InvalidInput(
+            f"input '{tensor.name}': the batch is empty, got {shape_text(tensor.shape)}: send 1 row or more"
+        )
+    if batch > entry.max_batch_size:
+        raise InvalidInput(
+            f"input '{tensor.name}': batch of {batch} rows is larger than max_batch_size {entry.max_batch_size} of model "
+            f"'{entry.name}': split the request"
+        )
+    if rows is not None and batch != rows:
+        raise InvalidInput(
+            f"input '{tensor.name}' has {batch} rows, another input has {rows}: all inputs of a request share the batch size"
+        )
+    return batch
+
+
+def check_outputs(outputs: tuple[RequestedOutput, ...], entry: Entry) -> tuple[RequestedOutput, ...]:
+    """The outputs to answer, all of the model's where none is asked for."""
+    if not outputs:
+        return tuple(RequestedOutput(spec.name) for spec in entry.outputs)
+    known = [spec.name for spec in entry.outputs]
+    seen: set[str] = set()
+    for output in outputs:
+        if output.name not in known:
+            raise InvalidInput(
+                f"model '{entry.name}' has no output '{output.name}': its outputs are {', '.join(known)}"
+            )
+        if output.name in seen:
+            raise InvalidInput(f"output '{output.name}' is asked for twice")
+        seen.add(output.name)
+    return outputs
+
+
+def _names(entry: Entry) -> str:
+    return ", ".join(f"'{spec.name}' {describe(spec, entry.max_batch_size)}" for spec in entry.inputs)

@@ -1,0 +1,113 @@
+"""The door of control, read side: what the service and its models are, in the words of the Open Inference Protocol v2.
+
+Returns plain values (dicts as the protocol's JSON has them); `rest` and `rpc` only translate. Knows no torch.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+
+from compiler.spec import TensorSpec
+from service.plane import Plane
+from service.repository.catalog import Entry
+
+# Only what works is listed: clients switch features on by these names.
+EXTENSIONS = ("classification", "model_configuration", "binary_tensor_data", "parameters", "schedule_policy")
+PLATFORM = "pytorch_torchere"
+CONFIG_BACKEND = "pytorch"
+
+
+class Control:
+    """Answers questions about the service from the plane's catalog."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+        self.version = importlib.metadata.version("torchere")
+
+    @property
+    def is_ready(self) -> bool:
+        return self._plane.is_ready
+
+    def server_metadata(self) -> dict[str, Any]:
+        """`{name, version, extensions}`."""
+        return {"name": "torchere", "version": self.version, "extensions": list(EXTENSIONS)}
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Every version of every model, ready or not."""
+        return self._plane.catalog.entries()
+
+    def entry(self, name: str, version: str = "") -> Entry:
+        """One version, ready or not. Raises NotFound."""
+        return self._plane.catalog.entry(name, version)
+
+    def is_model_ready(self, name: str, version: str = "") -> bool:
+        """Raises NotFound for an unknown model or version."""
+        return self.entry(name, version).is_ready and not self._plane.is_draining
+
+    def model_metadata(self, name: str, version: str = "") -> dict[str, Any]:
+        """`{name, versions, platform, inputs, outputs}`. Raises NotFound, or Unavailable where it is not ready."""
+        entry = self._plane.catalog.ready_entry(name, version)
+        versions = [other.version for other in self._plane.catalog.versions(name) if other.is_ready]
+        return {
+            "name": name,
+            "versions": [entry.version] if version else versions,
+            "platform": PLATFORM,
+            "inputs": [_tensor_metadata(spec) for spec in entry.inputs],
+            "outputs": [_tensor_metadata(spec) for spec in entry.outputs],
+        }
+
+    def model_config(self, name: str, version: str = "") -> dict[str, Any]:
+        """Triton's model configuration as JSON, with the field names of its ModelConfig message. Raises as above."""
+        entry = self._plane.catalog.ready_entry(name, version)
+        batches = entry.max_batch_size > 0
+        config: dict[str, Any] = {
+            "name": name,
+            "platform": PLATFORM,
+            "backend": CONFIG_BACKEND,
+            "version_policy": {"specific": {"versions": [int(e.version) for e in self._plane.catalog.versions(name)]}},
+            "max_batch_size": entry.max_batch_size,
+            "input": [
+                {"name": spec.name, "data_type": _config_type(spec.datatype), "dims": _dims(spec, batches)}
+                for spec in entry.inputs
+            ],
+            "output": [
+                {"name": spec.name, "data_type": _config_type(spec.datatype), "dims": _dims(spec, batches)}
+                for spec in entry.outputs
+            ],
+            "instance_group": [
+                {
+                    "name": f"{name}_0",
+                    "kind": "KIND_GPU" if entry.device.startswith("cuda") else "KIND_CPU",
+                    "count": entry.instances,
+                }
+            ],
+            "parameters": {
+                "torchere_backend": {"string_value": entry.backend},
+                "torchere_precision": {"string_value": entry.precision},
+            },
+        }
+        if batches:
+            config["dynamic_batching"] = {
+                "preferred_batch_size": list(entry.buckets),
+                "max_queue_delay_microseconds": entry.batching.max_queue_delay_us,
+                "default_queue_policy": {
+                    "max_queue_size": entry.batching.max_queue_size,
+                    "default_timeout_microseconds": entry.batching.timeout_us,
+                },
+            }
+        return config
+
+
+def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
+
+def _config_type(datatype: str) -> str:
+    """Triton's configuration says TYPE_FP32 where the protocol says FP32."""
+    return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
+
+
+def _dims(spec: TensorSpec, batches: bool) -> list[int]:
+    """The configuration leaves the batch dimension out."""
+    return list(spec.shape[1:] if batches else spec.shape)

@@ -1,0 +1,152 @@
+"""All that crosses a process border, as frozen messages: requests and answers, and the words of parent and children.
+
+Knows nothing of sockets; `transport.py` frames these, each process matches on them.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from service.repository.catalog import Entry
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The root: a message is its tag and its fields, in order, as msgpack."""
+
+
+# Between a frontend and an engine. Tensors follow the message in its frame, in the order of the model's own inputs.
+
+
+class Infer(Message, frozen=True):
+    """Run one request. `sizes` are the bytes of each input; `deadline` is CLOCK_MONOTONIC in seconds."""
+
+    id: int
+    model: str
+    version: str
+    rows: int
+    shapes: tuple[tuple[int, ...], ...]
+    sizes: tuple[int, ...]
+    deadline: float | None = None
+    priority: int = 0
+
+
+class Cancel(Message, frozen=True):
+    """The client left: do not run request `id` if it still waits."""
+
+    id: int
+
+
+class Result(Message, frozen=True):
+    """The outputs of request `id` follow. `batch` rows of requests were run padded to `bucket` rows.
+
+    `phases` are nanoseconds: queue, stack, copy in, compute, copy out.
+    """
+
+    id: int
+    shapes: tuple[tuple[int, ...], ...]
+    sizes: tuple[int, ...]
+    phases: tuple[int, int, int, int, int]
+    batch: int
+    bucket: int
+
+    @property
+    def phases_ns(self) -> dict[str, int]:
+        return dict(zip(PHASES, self.phases, strict=True))
+
+
+PHASES = ("queue", "stack", "copy_in", "compute", "copy_out")
+
+
+class Failure(Message, frozen=True):
+    """Request `id` was not answered, for the reason given; `code` is a service.errors.Code."""
+
+    id: int
+    code: str
+    message: str
+
+
+# From the parent to its children.
+
+
+class EngineAddress(msgspec.Struct, frozen=True, array_like=True):
+    """Where an engine listens. `generation` grows with each restart, so that a stale address is never mistaken."""
+
+    device: str
+    path: str
+    generation: int
+
+
+class Snapshot(Message, frozen=True):
+    """What a frontend serves from now on, and the engines it may use."""
+
+    entries: tuple[Entry, ...]
+    engines: tuple[EngineAddress, ...]
+
+
+class Configure(Message, frozen=True):
+    """The first word to a child: what it needs of the settings. `settings` is JSON, for frontends and the sidecar."""
+
+    log_format: str
+    log_level: str
+    device: str = ""
+    threads: int = 0
+    socket_path: str = ""
+    settings: str = ""
+
+
+class Drain(Message, frozen=True):
+    """Take no new work, finish what was accepted, then leave."""
+
+
+class Load(Message, frozen=True):
+    """Load the artifact in `folder` as this version and warm it up, beside what is served already."""
+
+    entry: Entry
+    folder: str
+
+
+class Unload(Message, frozen=True):
+    """Finish what waits for this version, then forget it."""
+
+    name: str
+    version: str
+
+
+# From the children to the parent.
+
+
+class Started(Message, frozen=True):
+    """The child is up. Ports are 0 for an engine; `path` is the socket an engine listens on."""
+
+    pid: int
+    http_port: int = 0
+    grpc_port: int = 0
+    metrics_port: int = 0
+    path: str = ""
+
+
+class StartFailed(Message, frozen=True):
+    """The child cannot start, and trying again will not help (a port in use, say)."""
+
+    reason: str
+
+
+class Loaded(Message, frozen=True):
+    """The engine serves this version."""
+
+    name: str
+    version: str
+    seconds: float
+
+
+class LoadFailed(Message, frozen=True):
+    """The engine could not load this version."""
+
+    name: str
+    version: str
+    reason: str
+
+
+DataMessage = Infer | Cancel | Result | Failure
+ParentMessage = Configure | Snapshot | Drain | Load | Unload
+ChildMessage = Started | StartFailed | Loaded | LoadFailed

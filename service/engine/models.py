@@ -1,0 +1,210 @@
+"""One served model version in an engine: its queue, and the threads that pull batches from it.
+
+The concurrency of the engine is the loop in `_serve`. `batcher.py` decides, `runtime/runner.py` runs,
+`worker.py` brings requests and carries answers.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from service.engine.batch import stack, unstack
+from service.engine.batcher import Batcher, Expire, Policy, Run, WaitUntil
+from service.engine.messages import Failure, Infer, Result
+from service.engine.queues import Waiting
+from service.errors import Code, QueueFull
+from service.repository.catalog import Entry
+from service.runtime.device import Device
+from service.runtime.runner import Runner
+
+
+class Connection(Protocol):
+    """Where the answers of a request go; `send` takes whole frames and never blocks."""
+
+    def send(self, answers: Sequence[tuple[Result | Failure, Sequence[memoryview]]]) -> None: ...
+
+
+class BatchCounter(Protocol):
+    """What `observe/metrics.py` is told about each batch and the queue."""
+
+    def batch(self, queue_ns: Sequence[int], phases_ns: tuple[int, int, int, int], rows: int, bucket: int) -> None: ...
+    def depth(self, requests: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A request that waits: its message, its tensors (one per input), and where its answer goes."""
+
+    message: Infer
+    tensors: Sequence[memoryview]
+    connection: Connection
+
+
+class ServedModel:
+    """Accepts requests for one version and answers each exactly once."""
+
+    def __init__(self, entry: Entry, runners: Sequence[Runner], device: Device, counter: BatchCounter) -> None:
+        self.entry = entry
+        self._device = device
+        self._counter = counter
+        self._batcher = Batcher(policy_of(entry))
+        self._inbox = threading.Condition()
+        self._waiting: dict[tuple[int, int], Waiting] = {}
+        self._is_closing = False
+        self._on_broken: Callable[[str], None] = lambda _: None
+        self._threads = [
+            threading.Thread(
+                target=self._serve, args=(runner,), name=f"{entry.name}/{entry.version}#{index}", daemon=True
+            )
+            for index, runner in enumerate(runners)
+        ]
+
+    def __repr__(self) -> str:
+        return f"<ServedModel {self.entry.name}/{self.entry.version} {self._batcher!r}>"
+
+    def start(self, on_broken: Callable[[str], None]) -> None:
+        """Start the instance threads. `on_broken(reason)` is called when the device can no longer be used."""
+        self._on_broken = on_broken
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Answer what waits, then end the threads; returns when they have ended."""
+        with self._inbox:
+            self._is_closing = True
+            self._inbox.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def submit(self, pending: Pending, now: float) -> None:
+        """Let a request wait; a full queue is answered at once."""
+        message = pending.message
+        shape = tuple(shape[1:] for shape in message.shapes) if self.entry.max_batch_size else message.shapes
+        waiting = Waiting(message.rows, shape, now, message.deadline, message.priority, pending)
+        try:
+            with self._inbox:
+                self._batcher.add(waiting)
+                self._waiting[id(pending.connection), message.id] = waiting
+                self._inbox.notify()
+        except QueueFull as error:
+            pending.connection.send([(Failure(message.id, error.code, str(error)), ())])
+        self._counter.depth(len(self._batcher))
+
+    def cancel(self, connection: Connection, request_id: int) -> None:
+        """Forget a request whose client left, if it still waits."""
+        with self._inbox:
+            waiting = self._waiting.pop((id(connection), request_id), None)
+            if waiting is not None:
+                self._batcher.cancel(waiting)
+
+    def forget(self, connection: Connection) -> None:
+        """Forget what waits for a frontend that has gone."""
+        with self._inbox:
+            for key in [key for key in self._waiting if key[0] == id(connection)]:
+                self._batcher.cancel(self._waiting.pop(key))
+
+    def _serve(self, runner: Runner) -> None:
+        with self._device.stream():
+            while True:
+                decision = self._next()
+                if decision is None:
+                    return
+                if isinstance(decision, Expire):
+                    self._fail(
+                        decision.requests, Code.DEADLINE, "the request's time ran out while it waited in the queue"
+                    )
+                else:
+                    self._run(runner, decision.requests, time.monotonic())
+
+    def _next(self) -> Run | Expire | None:
+        """Wait for something to do; None when closing and all is done."""
+        with self._inbox:
+            while True:
+                decision = self._batcher.poll(time.monotonic())
+                match decision:
+                    case Run(requests) | Expire(requests):
+                        for waiting in requests:
+                            pending = waiting.payload
+                            self._waiting.pop((id(pending.connection), pending.message.id), None)
+                        return decision
+                    case None if self._is_closing:
+                        return None
+                    case WaitUntil(when):
+                        self._inbox.wait(max(0.0, when - time.monotonic()))
+                    case None:
+                        self._inbox.wait()
+
+    def _run(self, runner: Runner, requests: Sequence[Waiting], taken: float) -> None:
+        """Answer every request; a batch that fails is halved, so that only the request at fault fails."""
+        try:
+            answers = self._answers(runner, requests, taken)
+        except Exception as error:  # noqa: BLE001 - a model may raise anything; it is translated here, once
+            if not self._device.is_sound:
+                self._on_broken(f"the device failed while running model '{self.entry.name}': {error}")
+            if len(requests) == 1:
+                reason = str(error).strip().partition("\n")[0][:300]
+                self._fail(
+                    requests,
+                    Code.FAILED,
+                    f"model '{self.entry.name}' failed on this input: {type(error).__name__}: {reason}",
+                )
+                return
+            middle = len(requests) // 2
+            self._run(runner, requests[:middle], taken)
+            self._run(runner, requests[middle:], taken)
+            return
+        by_connection = defaultdict(list)
+        for waiting, answer in zip(requests, answers, strict=True):
+            by_connection[id(waiting.payload.connection)].append((waiting.payload.connection, answer))
+        for replies in by_connection.values():
+            replies[0][0].send([answer for _, answer in replies])
+
+    def _answers(
+        self, runner: Runner, requests: Sequence[Waiting], taken: float
+    ) -> list[tuple[Result, Sequence[memoryview]]]:
+        batched = self.entry.max_batch_size > 0
+        rows = [waiting.rows for waiting in requests]
+        bucket = self._batcher.bucket(sum(rows)) if batched else 1
+        pending = [waiting.payload for waiting in requests]
+        stacked = stack([(item.message.shapes, item.tensors) for item in pending], bucket, batched)
+        outputs, phases = runner.run(stacked.parts, stacked.shapes)
+        if batched:
+            columns = [unstack(output.shape, output.data, rows, bucket) for output in outputs]
+        else:
+            columns = [[(output.shape, output.data)] for output in outputs]
+        queue_ns = [int((taken - waiting.arrived) * 1e9) for waiting in requests]
+        self._counter.batch(queue_ns, phases, sum(rows), bucket)
+        self._counter.depth(len(self._batcher))
+        answers: list[tuple[Result, Sequence[memoryview]]] = []
+        for index, item in enumerate(pending):
+            parts = [column[index] for column in columns]
+            blobs = [data for _, data in parts]
+            result = Result(
+                id=item.message.id,
+                shapes=tuple(shape for shape, _ in parts),
+                sizes=tuple(map(len, blobs)),
+                phases=(queue_ns[index], *phases),
+                batch=sum(rows),
+                bucket=bucket,
+            )
+            answers.append((result, blobs))
+        return answers
+
+    def _fail(self, requests: Sequence[Waiting], code: Code, message: str) -> None:
+        for waiting in requests:
+            waiting.payload.connection.send([(Failure(waiting.payload.message.id, code, message), ())])
+
+
+def policy_of(entry: Entry) -> Policy:
+    """The batching that a model's entry asks for."""
+    return Policy(
+        max_batch_size=entry.max_batch_size,
+        buckets=entry.buckets,
+        max_queue_delay_s=entry.batching.max_queue_delay_us / 1e6,
+        max_queue_size=entry.batching.max_queue_size,
+    )

@@ -1,0 +1,93 @@
+"""Frames on a Unix socket: a message and the tensors that follow it. Reads without copying large tensors twice.
+
+Knows the messages only as things to encode. `client.py` (frontends) and `worker.py` (engines) use it for data,
+`link.py` for the words of parent and children.
+
+A frame is `uint32 header length, uint64 body length`, the message as msgpack, and the tensors one after the other.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Generic, TypeVar
+
+import msgspec
+
+PREFIX = struct.Struct("<IQ")
+SCRATCH_BYTES = 256 * 1024  # one read of a busy socket brings a few hundred small requests
+MAX_HEADER_BYTES = 64 * 1024 * 1024  # a snapshot of a thousand models with labels takes a few MB
+
+T = TypeVar("T")
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def frame(
+    message: msgspec.Struct, blobs: Sequence[bytes | bytearray | memoryview] = ()
+) -> list[bytes | bytearray | memoryview]:
+    """The buffers to write for one frame, tensors uncopied."""
+    header = _encoder.encode(message)
+    body = 0
+    for blob in blobs:
+        body += len(blob)
+    return [PREFIX.pack(len(header), body) + header, *blobs]
+
+
+class FrameReader(Generic[T]):
+    """Fill `buffer()` from a socket, tell `received(count)`: it yields each whole (message, body) that has arrived.
+
+    A frame that does not fit the scratch buffer gets one of its own, which its tensors then keep alive; small ones
+    are copied out. Raises msgspec.DecodeError or ValueError where the peer does not speak this protocol.
+    """
+
+    def __init__(self, types: type[T]) -> None:
+        self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(types)
+        self._scratch = bytearray(SCRATCH_BYTES)
+        self._target = self._scratch
+        self._filled = 0
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes go; never empty."""
+        return memoryview(self._target)[self._filled :]
+
+    def received(self, count: int) -> Iterator[tuple[T, memoryview]]:
+        """Take note of `count` new bytes and yield what is complete."""
+        self._filled += count
+        if self._target is not self._scratch:
+            if self._filled == len(self._target):
+                whole = memoryview(self._target)
+                self._target, self._filled = self._scratch, 0
+                header_size, _ = PREFIX.unpack_from(whole)
+                yield self._decode(whole, header_size)
+            return
+        view, at = memoryview(self._scratch), 0
+        while self._filled - at >= PREFIX.size:
+            header_size, body_size = PREFIX.unpack_from(view, at)
+            if header_size > MAX_HEADER_BYTES:
+                raise ValueError(f"a message of {header_size} bytes is not one of ours")
+            total = PREFIX.size + header_size + body_size
+            if self._filled - at < total:
+                if total > SCRATCH_BYTES:
+                    self._target = bytearray(total)
+                break
+            yield self._decode(memoryview(bytes(view[at : at + total])), header_size)
+            at += total
+        rest = bytes(view[at : self._filled])
+        self._target[: len(rest)] = rest
+        self._filled = len(rest)
+
+    def _decode(self, whole: memoryview, header_size: int) -> tuple[T, memoryview]:
+        start = PREFIX.size + header_size
+        return self._decoder.decode(whole[PREFIX.size : start]), whole[start:]
+
+
+def split(body: memoryview, sizes: Sequence[int]) -> list[memoryview]:
+    """The tensors of a body, by their sizes in bytes."""
+    if len(sizes) == 1:
+        return [body]
+    parts, at = [], 0
+    for size in sizes:
+        parts.append(body[at : at + size])
+        at += size
+    return parts

@@ -1,0 +1,169 @@
+"""The engine process: takes requests from frontends, lets each model's threads run them, loads models on the parent's word.
+
+Imports torch; knows no HTTP, no gRPC. `models.py` holds the loop that batches, `listener.py` the sockets.
+
+    python -m service.engine.worker     (started by the parent, with the link in the environment)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+
+from compiler import backends
+from compiler.manifest import read_manifest
+from service.engine.link import BlockingLink, inherited_socket
+from service.engine.listener import DataConnection, Listener
+from service.engine.messages import (
+    Cancel,
+    Configure,
+    Drain,
+    Failure,
+    Infer,
+    Load,
+    Loaded,
+    LoadFailed,
+    Started,
+    Unload,
+)
+from service.engine.models import Pending, ServedModel
+from service.engine.transport import split
+from service.errors import Code
+from service.observe.logs import set_up_logging
+from service.observe.metrics import EngineMetrics
+from service.repository.catalog import Entry
+from service.runtime.device import Device
+from service.runtime.runner import Runner
+
+log = logging.getLogger("torchere.engine")
+
+SWITCH_INTERVAL_S = 0.0005  # the default 5 ms lets the reading thread hold the lock while a finished batch waits
+BROKEN_DEVICE_EXIT = 70  # EX_SOFTWARE: the parent starts a new process, the only cure for a poisoned CUDA context
+
+
+class Engine:
+    """All models of one device. `handle` runs on the listener's thread, loading on a thread of its own."""
+
+    def __init__(self, configure: Configure, link: BlockingLink[Load | Unload | Drain | Configure]) -> None:
+        self._device = Device(configure.device, configure.threads)
+        self._link = link
+        self._models: dict[tuple[str, str], ServedModel] = {}
+        self._orders: queue.Queue[Load | Unload] = queue.Queue()
+        threading.Thread(target=self._load_and_unload, name="loader", daemon=True).start()
+
+    def __repr__(self) -> str:
+        return f"<Engine {self._device!r} {list(self._models.values())!r}>"
+
+    def order(self, message: Load | Unload) -> None:
+        """Queue the parent's word; it is answered with Loaded or LoadFailed."""
+        self._orders.put(message)
+
+    def handle(self, message: Infer | Cancel, body: memoryview, connection: DataConnection) -> None:
+        """One message of a frontend."""
+        match message:
+            case Infer():
+                model = self._models.get((message.model, message.version))
+                if model is None:
+                    reason = f"model '{message.model}' version {message.version} is not loaded in this engine"
+                    connection.send([(Failure(message.id, Code.UNAVAILABLE, reason), ())])
+                    return
+                model.submit(Pending(message, split(body, message.sizes), connection), time.monotonic())
+            case Cancel():
+                for model in list(self._models.values()):
+                    model.cancel(connection, message.id)
+
+    def forget(self, connection: DataConnection) -> None:
+        """A frontend is gone: nothing of it needs to run."""
+        for model in list(self._models.values()):
+            model.forget(connection)
+
+    def close(self) -> None:
+        """Answer everything that waits."""
+        for model in list(self._models.values()):
+            model.close()
+
+    def _load_and_unload(self) -> None:
+        while True:
+            match self._orders.get():
+                case Load(entry, folder):
+                    self._load(entry, Path(folder))
+                case Unload(name, version):
+                    model = self._models.pop((name, version), None)
+                    if model is not None:
+                        model.close()
+
+    def _load(self, entry: Entry, folder: Path) -> None:
+        started = time.monotonic()
+        try:
+            served = self._open(entry, folder)
+        except Exception as error:  # noqa: BLE001 - an artifact may fail in any way; the parent is told why
+            log.exception("model %s version %s could not be loaded", entry.name, entry.version)
+            self._link.send(LoadFailed(entry.name, entry.version, f"{type(error).__name__}: {error}"))
+            return
+        previous = self._models.get((entry.name, entry.version))
+        self._models[entry.name, entry.version] = served
+        if previous is not None:
+            previous.close()
+        self._link.send(Loaded(entry.name, entry.version, time.monotonic() - started))
+
+    def _open(self, entry: Entry, folder: Path) -> ServedModel:
+        """Load every instance and warm it at every batch size before it may be asked."""
+        manifest = read_manifest(folder)
+        runners = []
+        for _ in range(entry.instances):
+            model = backends.load(folder, manifest, self._device.name)
+            runner = Runner(model, self._device, entry.inputs, entry.outputs)
+            for bucket in entry.buckets or (1,):
+                runner.warm_up(example_shapes(entry, bucket))
+            runners.append(runner)
+        served = ServedModel(entry, runners, self._device, EngineMetrics(entry.name, entry.version))
+        served.start(on_broken=_leave)
+        return served
+
+
+def example_shapes(entry: Entry, rows: int) -> list[tuple[int, ...]]:
+    """A shape for each input with `rows` rows; dimensions that vary take the manifest's example size, else 1."""
+    shapes = []
+    for spec in entry.inputs:
+        example = spec.example_shape or tuple(max(size, 1) for size in spec.shape)
+        shapes.append((rows, *example[1:]) if entry.max_batch_size else tuple(example))
+    return shapes
+
+
+def _leave(reason: str) -> None:
+    """The process is of no more use: end it at once, so that nothing more is lost; the parent starts another."""
+    log.critical("%s: leaving", reason)
+    logging.shutdown()
+    os._exit(BROKEN_DEVICE_EXIT)
+
+
+def main() -> None:
+    """Serve until the parent says Drain or is gone."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    link: BlockingLink[Load | Unload | Drain | Configure] = BlockingLink(
+        inherited_socket(),
+        Load | Unload | Drain | Configure,  # type: ignore[arg-type]
+    )
+    engine: Engine | None = None
+    for message in link:
+        match message:
+            case Configure():
+                set_up_logging(message.log_format, message.log_level, f"engine {message.device}")
+                engine = Engine(message, link)
+                Listener(message.socket_path, engine).start()
+                link.send(Started(os.getpid(), path=message.socket_path))
+            case Load() | Unload() if engine is not None:
+                engine.order(message)
+            case Drain() if engine is not None:
+                engine.close()
+                return
+    os._exit(0)  # the parent is gone: nobody can be answered any more
+
+
+if __name__ == "__main__":
+    main()

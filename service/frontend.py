@@ -1,0 +1,142 @@
+"""The frontend process: HTTP and gRPC in one event loop, in front of the engines. Never imports torch.
+
+Started by the parent with the listening HTTP socket inherited. `plane.py` is the door both protocols go through.
+
+    python -m service.frontend
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+import uvloop
+
+from service.control import Control
+from service.engine.client import EngineClients
+from service.engine.link import FrameProtocol, inherited_socket
+from service.engine.messages import Configure, Drain, Snapshot, Started, StartFailed
+from service.observe.logs import set_up_logging
+from service.observe.metrics import RequestMetrics
+from service.plane import Plane
+from service.repository.catalog import Catalog
+from service.rest.app import create_app
+from service.rpc.server import RpcServer, start_rpc
+from service.settings import Settings
+
+log = logging.getLogger("torchere.frontend")
+
+IDLE_POLL_S = 0.02  # how often a draining frontend looks whether its last request has been answered
+FAREWELL_S = 0.2  # clients on open connections get a refusal to read, not a reset
+HTTP_SOCKET_VARIABLE = "TORCHERE_HTTP_SOCKET"
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn, with the signals left to the parent."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Frontend:
+    """Follows the parent's word; `run` returns when it has drained or the parent is gone."""
+
+    def __init__(self) -> None:
+        self._engines = EngineClients()
+        self._plane = Plane(self._engines, RequestMetrics())
+        self._orders: asyncio.Queue[Configure | Snapshot | Drain | None] = asyncio.Queue()
+        self._http: HttpServer | None = None
+        self._rpc: RpcServer | None = None
+        self._http_task: asyncio.Task[None] | None = None
+        self._drain_timeout_s = 0.0
+
+    async def run(self) -> None:
+        """Serve until told to drain."""
+        loop = asyncio.get_running_loop()
+        _, link = await loop.create_connection(
+            lambda: FrameProtocol(
+                Configure | Snapshot | Drain,  # type: ignore[arg-type]
+                lambda message, _: self._orders.put_nowait(message),
+                lambda: self._orders.put_nowait(None),
+            ),
+            sock=inherited_socket(),
+        )
+        while True:
+            match await self._orders.get():
+                case Configure() as configure:
+                    link.send(await self._start(configure))
+                case Snapshot(entries, engines):
+                    # Engines first: an entry that reads READY must find its engine.
+                    await self._engines.follow(engines)
+                    self._plane.catalog = Catalog(entries)
+                case Drain():
+                    await self._drain()
+                    return
+                case None:
+                    return
+
+    async def _start(self, configure: Configure) -> Started | StartFailed:
+        settings = Settings.model_validate_json(configure.settings)
+        set_up_logging(settings.log_format, settings.log_level, "frontend")
+        self._drain_timeout_s = settings.drain_timeout_s
+        control = Control(self._plane)
+        http_socket = socket.socket(fileno=int(os.environ[HTTP_SOCKET_VARIABLE]))
+        try:
+            self._rpc = await start_rpc(
+                self._plane,
+                control,
+                host=settings.host,
+                port=settings.grpc_port,
+                max_message_bytes=settings.max_body_bytes,
+                reuse_port=settings.frontends > 1,
+            )
+        except OSError as error:
+            return StartFailed(
+                f"gRPC on {settings.host}:{settings.grpc_port}: {error}: choose another with --grpc-port"
+            )
+        config = uvicorn.Config(
+            create_app(self._plane, control, settings),
+            http="httptools",
+            loop="none",
+            lifespan="off",
+            log_config=None,
+            access_log=settings.access_log,
+            server_header=False,
+            timeout_keep_alive=75,  # longer than the usual 60 s of a load balancer, which must be the one to close
+        )
+        self._http = HttpServer(config)
+        self._http_task = asyncio.create_task(self._http.serve(sockets=[http_socket]))
+        while not self._http.started and not self._http_task.done():
+            await asyncio.sleep(0)
+        return Started(os.getpid(), http_port=http_socket.getsockname()[1], grpc_port=self._rpc.port)
+
+    async def _drain(self) -> None:
+        """Refuse what is new, answer what was accepted, then close."""
+        self._plane.is_draining = True
+        log.info("draining: %d requests are under way", self._plane.in_flight)
+        assert self._http is not None and self._rpc is not None and self._http_task is not None, (
+            "configured before drained"
+        )
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_timeout_s):
+                while self._plane.in_flight:
+                    await asyncio.sleep(IDLE_POLL_S)
+        await asyncio.sleep(FAREWELL_S)
+        self._rpc.set_serving(False)
+        self._http.should_exit = True
+        await asyncio.gather(self._rpc.stop(self._drain_timeout_s), self._http_task)
+
+
+def main() -> None:
+    """Run one frontend."""
+    uvloop.run(Frontend().run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Every metric of the service, declared once.
+
+Each process writes its own files in the metrics directory (prometheus_client's multiprocess mode); `sidecar.py` merges
+and publishes them. PROMETHEUS_MULTIPROC_DIR must be set before this file is imported: `serve.py` sees to it.
+Touched in three places only: the plane, the engine's loop, and the parent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from service.repository.catalog import Catalog
+
+# 100 µs to 60 s: a tiny model on a local socket to a large one that queues.
+SECONDS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024)
+MODEL = ("model", "version")
+
+REQUESTS = Counter(
+    "torchere_requests", "Inference requests answered, by how they ended.", (*MODEL, "protocol", "outcome")
+)
+ROWS_ANSWERED = Counter("torchere_rows", "Rows of requests answered with success.", (*MODEL, "protocol"))
+LATENCY = Histogram(
+    "torchere_request_seconds", "Time from a request's arrival to its answer.", (*MODEL, "protocol"), buckets=SECONDS
+)
+IN_FLIGHT = Gauge(
+    "torchere_requests_in_flight", "Inference requests being worked on.", ("protocol",), multiprocess_mode="livesum"
+)
+PHASE = Histogram(
+    "torchere_phase_seconds",
+    "Time in each phase: queue (per request), stack, copy_in, compute, copy_out (per batch).",
+    (*MODEL, "phase"),
+    buckets=SECONDS,
+)
+BATCH = Histogram(
+    "torchere_batch_rows", "Rows of requests in each batch that ran, padding left out.", MODEL, buckets=ROWS
+)
+PADDING = Counter("torchere_padding_rows", "Rows of padding that ran.", MODEL)
+QUEUE_DEPTH = Gauge("torchere_queue_depth", "Requests that wait in the queue.", MODEL, multiprocess_mode="livesum")
+READY = Gauge("torchere_model_ready", "1 when the model version answers requests.", MODEL, multiprocess_mode="livemax")
+INFO = Gauge(
+    "torchere_model_info",
+    "1 for the artifact that serves a model version.",
+    (*MODEL, "backend", "precision", "device"),
+    multiprocess_mode="livemax",
+)
+COMPILE = Gauge(
+    "torchere_compile_seconds",
+    "Seconds spent in each stage when the artifact was compiled.",
+    (*MODEL, "stage"),
+    multiprocess_mode="livemax",
+)
+CACHE = Counter("torchere_cache_requests", "Artifacts asked of the cache, by hit or miss.", ("result",))
+RESTARTS = Counter("torchere_process_restarts", "Child processes that died and were started again.", ("process",))
+
+
+class RequestMetrics:
+    """What the plane reports: one call for each request. Children are looked up once for each set of labels."""
+
+    def __init__(self) -> None:
+        self._ended: dict[tuple[str, str, str, str], Counter] = {}
+        self._latency: dict[tuple[str, str, str], tuple[Histogram, Counter]] = {}
+
+    def finished(self, model: str, version: str, protocol: str, outcome: str, seconds: float, rows: int) -> None:
+        """Count one request that ended; its latency only where it was answered."""
+        key = (model, version, protocol, outcome)
+        ended = self._ended.get(key)
+        if ended is None:
+            ended = self._ended[key] = REQUESTS.labels(*key)
+        ended.inc()
+        if outcome == "success":
+            pair = self._latency.get(key[:3])
+            if pair is None:
+                pair = self._latency[key[:3]] = (LATENCY.labels(*key[:3]), ROWS_ANSWERED.labels(*key[:3]))
+            pair[0].observe(seconds)
+            pair[1].inc(rows)
+
+
+class EngineMetrics:
+    """What a served model reports about its batches and its queue."""
+
+    def __init__(self, model: str, version: str) -> None:
+        self._queue = PHASE.labels(model, version, "queue")
+        self._phases = [PHASE.labels(model, version, phase) for phase in ("stack", "copy_in", "compute", "copy_out")]
+        self._batch = BATCH.labels(model, version)
+        self._padding = PADDING.labels(model, version)
+        self._depth = QUEUE_DEPTH.labels(model, version)
+
+    def batch(self, queue_ns: Sequence[int], phases_ns: tuple[int, int, int, int], rows: int, bucket: int) -> None:
+        """One batch has run: nanoseconds each request waited, nanoseconds of each phase, its rows and its bucket."""
+        for waited in queue_ns:
+            self._queue.observe(waited / 1e9)
+        for phase, spent in zip(self._phases, phases_ns, strict=True):
+            phase.observe(spent / 1e9)
+        self._batch.observe(rows)
+        self._padding.inc(bucket - rows)
+
+    def depth(self, requests: int) -> None:
+        """How many requests wait now."""
+        self._depth.set(requests)
+
+
+def publish_catalog(catalog: Catalog) -> None:
+    """Set the gauges that follow the catalog; the parent calls it after each change."""
+    for entry in catalog.entries():
+        READY.labels(entry.name, entry.version).set(1 if entry.is_ready else 0)
+        if entry.is_ready:
+            INFO.labels(entry.name, entry.version, entry.backend, entry.precision, entry.device).set(1)

@@ -1,0 +1,146 @@
+"""The one door of inference: find the model, check the request, bound its time, hand it to an engine, count the outcome.
+
+Knows no protocol and no torch. `rest` and `rpc` translate into it; `engine/client.py` carries the request on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from service.classify import classify
+from service.engine.messages import Infer, Result
+from service.checks import check_inputs, check_outputs
+from service.errors import Code, ServiceError, Unavailable
+from service.repository.catalog import RETRY_AFTER_S, Catalog, Entry
+from service.tensors import InferRequest, InferResponse, RequestedOutput, Tensor
+
+OUTCOMES = {
+    Code.INVALID: "invalid",
+    Code.NOT_FOUND: "invalid",
+    Code.TOO_LARGE: "invalid",
+    Code.UNSUPPORTED: "invalid",
+    Code.UNAVAILABLE: "failed",
+    Code.QUEUE_FULL: "rejected",
+    Code.DEADLINE: "timeout",
+    Code.CANCELLED: "cancelled",
+}
+
+
+class Engines(Protocol):
+    """What the plane asks of `engine/client.py`: run one message, with its tensors, on the least busy engine."""
+
+    async def infer(self, message: Infer, blobs: list[memoryview]) -> tuple[Result, list[memoryview]]: ...
+
+
+class Counter(Protocol):
+    """What the plane reports to `observe/metrics.py` about each request, once."""
+
+    def finished(self, model: str, version: str, protocol: str, outcome: str, seconds: float, rows: int) -> None: ...
+
+
+class Plane:
+    """`await plane.infer(request)` answers, or raises a ServiceError that says how to mend the request."""
+
+    def __init__(self, engines: Engines, counter: Counter, clock: Callable[[], float] = time.monotonic) -> None:
+        self.catalog = Catalog()
+        self.is_draining = False
+        self.in_flight = 0
+        self._engines = engines
+        self._counter = counter
+        self._clock = clock
+        self._next_id = 0
+
+    def __repr__(self) -> str:
+        return f"<Plane {self.in_flight} in flight{', draining' if self.is_draining else ''}, {self.catalog!r}>"
+
+    @property
+    def is_ready(self) -> bool:
+        """True when the service takes inference requests for all that it serves."""
+        return not self.is_draining and self.catalog.is_ready
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        """Check, run and answer one request.
+
+        Raises InvalidInput, NotFound, Unavailable, QueueFull, DeadlineExceeded or ExecutionFailed.
+        """
+        started = request.arrived or self._clock()
+        version, rows, outcome = "", 0, "failed"
+        self.in_flight += 1
+        try:
+            entry = self._admit(request)
+            version = entry.version
+            rows = check_inputs(request.inputs, entry)
+            wanted = check_outputs(request.outputs, entry)
+            response = await self._run(request, entry, rows, wanted)
+            outcome = "success"
+            return response
+        except ServiceError as error:
+            outcome = OUTCOMES.get(error.code, "failed")
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        finally:
+            self.in_flight -= 1
+            # A name that no model has must not become a label of a metric: version is "" until the model is found.
+            model = request.model if version else ""
+            self._counter.finished(model, version, request.protocol, outcome, self._clock() - started, rows)
+
+    def refused(self, request: InferRequest, error: ServiceError) -> None:
+        """Count a request that could not even be translated."""
+        version = request.version if self.catalog.has(request.model, request.version) else ""
+        model = request.model if version or self.catalog.has(request.model) else ""
+        seconds = self._clock() - (request.arrived or self._clock())
+        self._counter.finished(model, version, request.protocol, OUTCOMES.get(error.code, "failed"), seconds, 0)
+
+    def _admit(self, request: InferRequest) -> Entry:
+        if self.is_draining:
+            raise Unavailable(
+                "the server is shutting down: send the request to another replica", retry_after_s=RETRY_AFTER_S
+            )
+        return self.catalog.ready_entry(request.model, request.version)
+
+    async def _run(
+        self, request: InferRequest, entry: Entry, rows: int, wanted: tuple[RequestedOutput, ...]
+    ) -> InferResponse:
+        self._next_id += 1
+        by_name = {tensor.name: tensor for tensor in request.inputs}
+        ordered = [by_name[spec.name] for spec in entry.inputs]
+        message = Infer(
+            id=self._next_id,
+            model=entry.name,
+            version=entry.version,
+            rows=rows,
+            shapes=tuple(tensor.shape for tensor in ordered),
+            sizes=tuple(len(tensor.data) for tensor in ordered),
+            deadline=self._deadline(request, entry),
+            priority=request.priority,
+        )
+        result, blobs = await self._engines.infer(message, [memoryview(tensor.data) for tensor in ordered])
+        produced = {
+            spec.name: Tensor(spec.name, spec.datatype, shape, blob)
+            for spec, shape, blob in zip(entry.outputs, result.shapes, blobs, strict=True)
+        }
+        outputs = tuple(
+            classify(
+                produced[output.name],
+                output.classification,
+                entry.labels.get(output.name, ()),
+                bool(entry.max_batch_size),
+            )
+            if output.classification
+            else produced[output.name]
+            for output in wanted
+        )
+        return InferResponse(entry.name, entry.version, request.id, outputs, result.phases_ns)
+
+    def _deadline(self, request: InferRequest, entry: Entry) -> float | None:
+        """The earliest of the client's own deadline and the request's timeout, else the model's default timeout."""
+        timeout_us = request.timeout_us or entry.batching.timeout_us
+        limits = [request.deadline] if request.deadline is not None else []
+        if timeout_us:
+            limits.append(self._clock() + timeout_us / 1e6)
+        return min(limits, default=None)

@@ -1,0 +1,132 @@
+"""The state of every version of every model, and what a client may know of it.
+
+Pure state: the parent owns one catalog and applies what happened; each frontend holds the last snapshot it was sent.
+`control.py` decides what to load, `plane.py` looks models up.
+"""
+
+from __future__ import annotations
+
+import difflib
+from enum import StrEnum
+
+import msgspec
+
+from compiler.spec import TensorSpec
+from service.errors import NotFound, Unavailable
+from service.repository.config import Batching, ImageInput
+
+RETRY_AFTER_S = 2.0  # an engine takes two to three seconds to come back from the cache
+
+
+class State(StrEnum):
+    """As the model repository extension names them."""
+
+    LOADING = "LOADING"
+    READY = "READY"
+    UNLOADING = "UNLOADING"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One version of one model. Before it is compiled `inputs` and `outputs` may be empty.
+
+    `reason` says why it is not READY; `origin` is "cache" or "compiled", `seconds` how long it took to be ready.
+    """
+
+    name: str
+    version: str
+    state: State
+    reason: str = ""
+    description: str = ""
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    max_batch_size: int = 0
+    buckets: tuple[int, ...] = ()
+    labels: dict[str, tuple[str, ...]] = {}
+    images: tuple[ImageInput, ...] = ()
+    batching: Batching = Batching()
+    instances: int = 1
+    backend: str = ""
+    precision: str = ""
+    device: str = ""
+    origin: str = ""
+    seconds: float = 0.0
+
+    @property
+    def is_ready(self) -> bool:
+        return self.state is State.READY
+
+
+class Catalog:
+    """All entries, by name and version. `catalog.entry("digits")` is the default version, the highest one ready."""
+
+    def __init__(self, entries: tuple[Entry, ...] = ()) -> None:
+        self._versions: dict[str, dict[str, Entry]] = {}
+        for entry in entries:
+            self.put(entry)
+
+    def __repr__(self) -> str:
+        states = [f"{entry.name}/{entry.version} {entry.state}" for entry in self.entries()]
+        return f"<Catalog {', '.join(states) or 'empty'}>"
+
+    def put(self, entry: Entry) -> None:
+        """Add or replace one version."""
+        self._versions.setdefault(entry.name, {})[entry.version] = entry
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Every entry, by name and version number."""
+        return tuple(
+            versions[version]
+            for _, versions in sorted(self._versions.items())
+            for version in sorted(versions, key=_version_number)
+        )
+
+    def versions(self, name: str) -> tuple[Entry, ...]:
+        """The versions of one model, lowest first. Raises NotFound with the nearest right name."""
+        if name not in self._versions:
+            raise NotFound(f"unknown model '{name}': {self._nearest(name)}")
+        versions = self._versions[name]
+        return tuple(versions[version] for version in sorted(versions, key=_version_number))
+
+    def entry(self, name: str, version: str = "") -> Entry:
+        """One version; "" is the highest version that is ready, else the highest. Raises NotFound."""
+        versions = self._versions.get(name)
+        if versions and version:
+            found = versions.get(version)
+            if found is not None:
+                return found
+            known = ", ".join(sorted(versions, key=_version_number))
+            raise NotFound(f"model '{name}' has no version '{version}': its versions are {known}")
+        ordered = self.versions(name)
+        return next((entry for entry in reversed(ordered) if entry.is_ready), ordered[-1])
+
+    def has(self, name: str, version: str = "") -> bool:
+        """Whether there is such a model, and such a version of it."""
+        return version in self._versions.get(name, ()) if version else name in self._versions
+
+    def ready_entry(self, name: str, version: str = "") -> Entry:
+        """The version to infer with. Raises NotFound, or Unavailable with the reason."""
+        found = self.entry(name, version)
+        if found.state is not State.READY:
+            reason = found.reason or f"it is {found.state.lower()}"
+            raise Unavailable(
+                f"model '{name}' version {found.version} is not ready: {reason}", retry_after_s=RETRY_AFTER_S
+            )
+        return found
+
+    @property
+    def is_ready(self) -> bool:
+        """True when nothing is loading and something can be served; a model that failed does not stop the others."""
+        states = [entry.state for entry in self.entries()]
+        return State.LOADING not in states and (State.READY in states or not states)
+
+    def _nearest(self, name: str) -> str:
+        near = difflib.get_close_matches(name, self._versions, n=1)
+        if near:
+            return f"did you mean '{near[0]}'?"
+        known = ", ".join(sorted(self._versions)[:20])
+        return f"the models here are {known}" if known else "the model repository is empty"
+
+
+def _version_number(version: str) -> int:
+    return int(version) if version.isdigit() else 0

@@ -1,0 +1,210 @@
+"""Reads model.yaml: from a file that people wrote to one frozen value, or an error that names the line.
+
+Knows nothing of torch, of versions' files or of serving. `schema.py` says what may stand in the file, `storage.py`
+reads one for each model of a repository.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from pydantic import ValidationError
+
+from compiler.spec import BACKENDS, Options, TensorSpec, Tolerance
+from service.repository.schema import ModelFile, OutputPart, PolicyPart, TolerancePart, find_contradictions
+from service.repository.versions import Every, Latest, Specific, VersionPolicy, choose_versions
+from service.validation import find_faults
+from service.yaml_file import Document, Location, YamlFault, read_document
+
+CONFIG_NAME = "model.yaml"
+PROGRAM_NAME = "model.pt2"
+MAX_LABEL_BYTES = 8 * 1024 * 1024  # 100,000 labels are 3 MB, and each frontend holds them
+
+
+class ConfigError(Exception):
+    """A model.yaml that cannot be used. Each fault reads `models/x/model.yaml:LINE: what, and the remedy`."""
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
+
+
+class Batching(msgspec.Struct, frozen=True):
+    """How requests of one model wait: `max_queue_delay_us` for company, at most `max_queue_size` of them.
+
+    `timeout_us` is how long a request may wait that brings no timeout of its own; 0: as long as it takes.
+    """
+
+    max_queue_delay_us: int = 0
+    max_queue_size: int = 1024
+    timeout_us: int = 0
+
+
+class ImageInput(msgspec.Struct, frozen=True):
+    """The input that takes an image file, and how the picture is fitted to the input's height and width.
+
+    `fit` is "crop" (the centre, `crop_fraction` of it), "stretch" or "pad"; `color` "RGB" or "L" (grey).
+    """
+
+    input: str
+    fit: Literal["crop", "stretch", "pad"] = "crop"
+    crop_fraction: float = 0.875
+    color: Literal["RGB", "L"] = "RGB"
+
+
+class ModelConfig(msgspec.Struct, frozen=True):
+    """What the owner of a model says of it. None means: read it from the program, or choose."""
+
+    name: str
+    description: str = ""
+    max_batch_size: int | None = None
+    inputs: tuple[TensorSpec, ...] | None = None
+    outputs: tuple[TensorSpec, ...] | None = None
+    labels: dict[str, tuple[str, ...]] = {}
+    images: tuple[ImageInput, ...] = ()
+    batching: Batching = Batching()
+    buckets: tuple[int, ...] | None = None
+    backends: tuple[str, ...] = BACKENDS
+    objective: Literal["latency", "throughput"] = "throughput"
+    tolerance: Tolerance = Tolerance()
+    timeout_s: float | None = None
+    requires: tuple[str, ...] = ()
+    instances: int = 1
+    version_policy: VersionPolicy = Latest()
+
+
+def to_options(config: ModelConfig, threads: int, timeout_s: float = Options().timeout_s) -> Options:
+    """What to ask of the compiler; `threads` and `timeout_s` are the service's, where the model sets none."""
+    return Options(
+        inputs=config.inputs,
+        outputs=config.outputs,
+        max_batch_size=config.max_batch_size,
+        buckets=config.buckets,
+        backends=config.backends,
+        objective=config.objective,
+        tolerance=config.tolerance,
+        timeout_s=config.timeout_s or timeout_s,
+        threads=threads or None,
+    )
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The configuration of the model in `folder`, named like it. Raises ConfigError with every fault, or OSError.
+
+    Without model.yaml a model that is a model.pt2 describes itself; any other needs the file.
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        if _describes_itself(folder):
+            return ModelConfig(folder.name)
+        raise ConfigError(
+            f"{path} is missing: write one that declares the model's inputs (only a {PROGRAM_NAME} does without)"
+        )
+    try:
+        document = read_document(path)
+    except YamlFault as fault:
+        raise ConfigError(f"{path}:{fault.line}: {fault}") from fault
+    try:
+        file = ModelFile.model_validate(document.values)
+    except ValidationError as error:
+        raise _config_error(path, document, find_faults(error, ModelFile)) from error
+    labels, faults = _read_labels(folder, file.outputs or ())
+    faults = [*find_contradictions(file), *faults]
+    if faults:
+        raise _config_error(path, document, faults)
+    return _freeze(folder.name, file, labels)
+
+
+def _describes_itself(folder: Path) -> bool:
+    served = choose_versions(Latest(), [path.name for path in folder.iterdir()])
+    return any((folder / version / PROGRAM_NAME).is_file() for version in served)
+
+
+def _config_error(path: Path, document: Document, faults: list[tuple[Location, str]]) -> ConfigError:
+    placed = sorted((document.line_of(location), sentence) for location, sentence in faults)
+    return ConfigError(*(f"{path}:{line}: {sentence}" for line, sentence in placed))
+
+
+def _read_labels(
+    folder: Path, outputs: tuple[OutputPart, ...]
+) -> tuple[dict[str, tuple[str, ...]], list[tuple[Location, str]]]:
+    """The labels by output, and what is wrong with them."""
+    labels: dict[str, tuple[str, ...]] = {}
+    faults: list[tuple[Location, str]] = []
+    for index, output in enumerate(outputs):
+        if output.labels is None:
+            continue
+        try:
+            found = _label_file(folder, output.labels) if isinstance(output.labels, str) else output.labels
+            labels[output.name] = _check_count(found, output)
+        except ValueError as error:
+            faults.append((("outputs", index, "labels"), f"labels of '{output.name}': {error}"))
+    return labels, faults
+
+
+def _label_file(folder: Path, name: str) -> tuple[str, ...]:
+    """One label a line. Raises ValueError where the file cannot be read or lies outside the model's folder."""
+    path = folder / name
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise ValueError(f"the file '{name}' is outside the model's folder: put it inside")
+    try:
+        if path.stat().st_size > MAX_LABEL_BYTES:
+            raise ValueError(f"the file '{name}' is larger than {MAX_LABEL_BYTES} bytes: is it the right one?")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"the file '{name}' cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the file '{name}' is not UTF-8: save it as UTF-8") from error
+    return tuple(line.strip() for line in lines)
+
+
+def _check_count(labels: tuple[str, ...], output: OutputPart) -> tuple[str, ...]:
+    classes = output.shape[-1] if output.shape else 1
+    if classes not in (-1, len(labels)):
+        raise ValueError(
+            f"there are {len(labels)}, but the last dimension of its shape {list(output.shape)} is {classes}"
+        )
+    return labels
+
+
+def _freeze(name: str, file: ModelFile, labels: dict[str, tuple[str, ...]]) -> ModelConfig:
+    inputs = tuple(TensorSpec(p.name, p.datatype, p.shape, p.range, p.example_shape) for p in file.inputs or ())
+    outputs = tuple(TensorSpec(p.name, p.datatype, p.shape) for p in file.outputs or ())
+    batching = file.batching
+    return ModelConfig(
+        name=name,
+        description=file.description,
+        max_batch_size=file.max_batch_size,
+        inputs=inputs or None,
+        outputs=outputs or None,
+        labels=labels,
+        images=tuple(
+            ImageInput(part.name, part.image.fit, part.image.crop_fraction, part.image.color)
+            for part in file.inputs or ()
+            if part.image is not None
+        ),
+        batching=Batching(batching.max_queue_delay_us, batching.max_queue_size, batching.timeout_us),
+        buckets=batching.buckets,
+        backends=file.compile.backends,
+        objective=file.compile.objective,
+        tolerance=_tolerance(file.compile.tolerance),
+        timeout_s=file.compile.timeout_s,
+        requires=file.requires,
+        instances=file.instances,
+        version_policy=_policy(file.version_policy),
+    )
+
+
+def _tolerance(part: TolerancePart) -> Tolerance:
+    return Tolerance(**{name: value for name, value in part.model_dump().items() if value is not None})
+
+
+def _policy(part: PolicyPart) -> VersionPolicy:
+    if part.latest is not None:
+        return Latest(part.latest)
+    if part.specific is not None:
+        return Specific(tuple(str(version) for version in sorted(set(part.specific))))
+    return Every()

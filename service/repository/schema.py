@@ -1,0 +1,210 @@
+"""What may stand in model.yaml, as pydantic models: the edge where a file that people wrote becomes checked values.
+
+Knows nothing of files, lines or versions on disk. `config.py` reads the file, asks here, and makes frozen values of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from compiler.spec import BACKENDS, ITEM_SIZES
+from service.validation import nearest
+from service.yaml_file import Location
+
+MAX_BATCH_SIZE = 65_536  # a batch is one tensor in memory: far beyond what is fast, yet no typing error passes
+MAX_INSTANCES = 64  # each is a copy of the weights
+CHANNELS = {"RGB": 3, "L": 1}
+IMAGE_DATATYPES = ("UINT8", "FP32")
+DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+TORCH_NAMES = {"float": "FP", "int": "INT", "uint": "UINT", "bool": "BOOL", "bfloat": "BF"}
+
+
+def _check_datatype(name: str) -> str:
+    if name in ITEM_SIZES:
+        return name
+    letters = name.lower().rstrip("0123456789")
+    meant = TORCH_NAMES.get(letters, letters.upper()) + name[len(letters) :]
+    raise ValueError(f"'{name}' is not a datatype: {nearest(meant, ITEM_SIZES)}")
+
+
+def _check_backend(name: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"'{name}' is not a backend: {nearest(name, BACKENDS)}")
+    return name
+
+
+def _check_distribution(name: str) -> str:
+    if not DISTRIBUTION.fullmatch(name):
+        raise ValueError(f"'{name}' is not the name of a distribution: write it as `pip list` does, without a version")
+    return name
+
+
+def _check_size(size: int) -> int:
+    if size < -1 or size == 0:
+        raise ValueError(f"must be positive, or -1 for a size that varies, not {size}")
+    return size
+
+
+def _check_labels(labels: Any) -> Any:
+    is_list = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+    if labels is not None and not isinstance(labels, str) and not is_list:
+        raise ValueError(
+            "must be a list of text (quote numbers, yes and no) or the name of a file in the model's folder"
+        )
+    return labels
+
+
+def _read_policy(policy: Any) -> Any:
+    return {"all": True} if policy == "all" else policy
+
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Int = Annotated[int, Field(strict=True)]  # strict: `yes` is not 1
+Size = Annotated[Int, AfterValidator(_check_size)]
+Distribution = Annotated[str, AfterValidator(_check_distribution)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImagePart(Part):
+    fit: Literal["crop", "stretch", "pad"] = "crop"
+    crop_fraction: float = Field(0.875, gt=0, le=1)
+    color: Literal["RGB", "L"] = "RGB"
+
+
+class TensorPart(Part):
+    name: Name
+    datatype: Annotated[str, AfterValidator(_check_datatype)]
+    shape: tuple[Size, ...]
+
+
+class InputPart(TensorPart):
+    range: tuple[Finite, Finite] | None = None
+    example_shape: tuple[Annotated[Int, Field(ge=1)], ...] | None = None
+    image: ImagePart | None = None
+
+
+class OutputPart(TensorPart):
+    labels: Annotated[str | tuple[str, ...] | None, BeforeValidator(_check_labels)] = None
+
+
+class BatchingPart(Part):
+    max_queue_delay_us: Int = Field(0, ge=0)
+    max_queue_size: Int = Field(1024, ge=1)
+    timeout_us: Int = Field(0, ge=0)
+    buckets: tuple[Annotated[Int, Field(ge=1)], ...] | None = Field(None, min_length=1)
+
+
+class TolerancePart(Part):
+    relative_l2: Positive | None = None
+    max_abs: Positive | None = None
+
+
+class CompilePart(Part):
+    backends: tuple[Annotated[str, AfterValidator(_check_backend)], ...] = Field(BACKENDS, min_length=1)
+    objective: Literal["latency", "throughput"] = "throughput"
+    tolerance: TolerancePart = TolerancePart()
+    timeout_s: Positive | None = None
+
+
+class PolicyPart(Part):
+    latest: Int | None = Field(None, ge=1)
+    specific: tuple[Annotated[Int, Field(ge=1)], ...] | None = Field(None, min_length=1)
+    all: bool = False
+
+
+class ModelFile(Part):
+    """The whole file."""
+
+    description: str = ""
+    max_batch_size: Int | None = Field(None, ge=0, le=MAX_BATCH_SIZE)
+    inputs: tuple[InputPart, ...] | None = Field(None, min_length=1)
+    outputs: tuple[OutputPart, ...] | None = Field(None, min_length=1)
+    batching: BatchingPart = BatchingPart()
+    compile: CompilePart = CompilePart()
+    requires: tuple[Distribution, ...] = ()
+    instances: Int = Field(1, ge=1, le=MAX_INSTANCES)
+    version_policy: Annotated[PolicyPart, BeforeValidator(_read_policy)] = PolicyPart(latest=1)
+
+
+def find_contradictions(file: ModelFile) -> Iterator[tuple[Location, str]]:
+    """What is wrong between fields that are right each by itself, as (location, sentence)."""
+    inputs, outputs = file.inputs or (), file.outputs or ()
+    for where, parts in (("inputs", inputs), ("outputs", outputs)):
+        names = [part.name for part in parts]
+        for index, part in enumerate(parts):
+            if part.name in names[:index]:
+                yield (where, index, "name"), f"{where} has the name '{part.name}' twice: each needs its own"
+            if file.max_batch_size and part.shape[:1] != (-1,):
+                yield (where, index, "shape"), _no_batch(part.name, part.shape, file.max_batch_size)
+    for index, part in enumerate(inputs):
+        yield from ((("inputs", index, *at), sentence) for at, sentence in _input_contradictions(part, len(inputs)))
+    yield from _bucket_contradictions(file)
+    if [file.version_policy.latest, file.version_policy.specific, file.version_policy.all or None].count(None) != 2:
+        yield ("version_policy",), "version_policy must be one of `{latest: 2}`, `{specific: [1, 3]}` and `all`"
+
+
+def _no_batch(name: str, shape: tuple[int, ...], size: int) -> str:
+    return (
+        f"'{name}' has shape {list(shape)}, but with max_batch_size {size} the first dimension is the batch: "
+        f"write {[-1, *shape]}, or set max_batch_size: 0 if the model has none"
+    )
+
+
+def _input_contradictions(part: InputPart, inputs: int) -> Iterator[tuple[Location, str]]:
+    if part.range is not None and part.range[0] > part.range[1]:
+        yield ("range",), f"range of '{part.name}' must be [lowest, highest], not {list(part.range)}"
+    example = part.example_shape
+    if example is not None and not _fits(example, part.shape):
+        yield (
+            ("example_shape",),
+            f"example_shape {list(example)} of '{part.name}' does not fit its shape {list(part.shape)}",
+        )
+    if part.image is None:
+        return
+    if inputs != 1:
+        yield ("image",), f"image needs a model with one input, since an image body gives one; this has {inputs}"
+    if part.datatype not in IMAGE_DATATYPES:
+        yield ("image",), f"image needs UINT8 or FP32, but '{part.name}' is {part.datatype}"
+    if not _is_image(part.shape, CHANNELS[part.image.color]):
+        channels = CHANNELS[part.image.color]
+        yield (
+            ("image",),
+            f"image in {part.image.color} needs the shape [-1, height, width, {channels}] or "
+            f"[-1, {channels}, height, width] with fixed sizes, but '{part.name}' has {list(part.shape)}",
+        )
+
+
+def _fits(example: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """With or without the batch dimension."""
+    return any(
+        len(example) == len(sizes) and all(size in (-1, given) for size, given in zip(sizes, example, strict=True))
+        for sizes in (shape, shape[1:] if shape[:1] == (-1,) else shape)
+    )
+
+
+def _is_image(shape: tuple[int, ...], channels: int) -> bool:
+    if len(shape) != 4 or shape[0] != -1 or -1 in shape[1:]:
+        return False
+    return (shape[3] if shape[3] in CHANNELS.values() else shape[1]) == channels
+
+
+def _bucket_contradictions(file: ModelFile) -> Iterator[tuple[Location, str]]:
+    buckets = file.batching.buckets
+    if buckets is None:
+        return
+    at = ("batching", "buckets")
+    if file.max_batch_size == 0:
+        yield at, "batching.buckets need a batch dimension: remove them, or set max_batch_size above 0"
+    elif list(buckets) != sorted(set(buckets)):
+        yield at, f"batching.buckets must rise, not {list(buckets)}"
+    elif file.max_batch_size is not None and buckets[-1] != file.max_batch_size:
+        yield at, f"batching.buckets must end with max_batch_size, which is {file.max_batch_size}, not {buckets[-1]}"

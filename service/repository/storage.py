@@ -1,0 +1,123 @@
+"""Finds the models in a repository: each with its configuration and versions, or the reason why it cannot be served.
+
+Opens no model. `config.py` reads each model.yaml, `versions.py` chooses; the caller has what is found compiled.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.repository.config import CONFIG_NAME, ConfigError, ModelConfig, read_config
+from service.repository.versions import Latest, choose_versions, find_versions, missing_versions
+from service.validation import nearest
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # safe in a URL, a path, a metric's label
+NOT_MODELS = {"lost+found"}  # every ext4 volume has it at its root
+
+
+class RepositoryError(Exception):
+    """There is no repository to read, or it lacks a model that was asked for by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundModel:
+    """One model. `versions` are those to serve, lowest first; `config` is None exactly where `error` says why."""
+
+    name: str
+    folder: Path
+    config: ModelConfig | None
+    versions: tuple[str, ...]
+    error: str | None = None
+
+
+def scan(repository: Path, only: Sequence[str] = ()) -> tuple[FoundModel, ...]:
+    """Every model in `repository` by name, or `only` those. A broken model is found with its error, beside the others.
+
+    Folders whose names begin with "." or "_" are not models. Raises RepositoryError.
+    """
+    folders = _model_folders(repository)
+    for name in only:
+        if name not in folders:
+            remedy = nearest(name, sorted(folders)) if folders else "there are none"
+            raise RepositoryError(f"the model repository {repository} has no model '{name}': {remedy}")
+    return tuple(_find(repository, folders[name]) for name in sorted(set(only) or folders))
+
+
+def _model_folders(repository: Path) -> dict[str, Path]:
+    try:
+        return {path.name: path for path in repository.iterdir() if _may_be_model(path)}
+    except FileNotFoundError as error:
+        raise RepositoryError(
+            f"the model repository {repository} does not exist: make it, or name another with --model-repository"
+        ) from error
+    except OSError as error:
+        raise RepositoryError(f"the model repository {repository} cannot be read: {error.strerror}") from error
+    return {
+        path.name: path for path in paths if path.name[0] not in "._" and path.name not in NOT_MODELS and path.is_dir()
+    }
+
+
+def _find(repository: Path, folder: Path) -> FoundModel:
+    versions: tuple[str, ...] = ()
+    try:
+        _check_name(folder)
+        _check_inside(repository, folder)
+        names = [path.name for path in folder.iterdir() if path.is_dir()]
+        versions = choose_versions(Latest(), names)  # shown as broken where model.yaml cannot say more
+        _check_versions(folder, names)
+        for path in _links(folder):
+            _check_inside(repository, path)
+        config = read_config(folder)
+        _check_policy(folder, config, names)
+    except ConfigError as error:
+        return FoundModel(folder.name, folder, None, versions, str(error))
+    except OSError as error:
+        return FoundModel(
+            folder.name, folder, None, versions, f"{error.filename or folder} cannot be read: {error.strerror}"
+        )
+    return FoundModel(folder.name, folder, config, choose_versions(config.version_policy, names))
+
+
+def _check_name(folder: Path) -> None:
+    if not MODEL_NAME.fullmatch(folder.name):
+        raise ConfigError(
+            f"{folder}: a model's name begins with a letter or digit and holds only letters, digits, '.', '_' and '-', "
+            "at most 128 of them: rename the folder"
+        )
+
+
+def _check_inside(repository: Path, path: Path) -> None:
+    """A link may lead to another place of the repository (as mounted volumes do it), not to the rest of the machine."""
+    target = Path(os.path.realpath(path))  # Path.resolve() raises RuntimeError for a link to itself, before Python 3.13
+    if not target.is_relative_to(os.path.realpath(repository)):
+        raise ConfigError(f"{path} is a link to {target}, outside the model repository: copy what it links to")
+
+
+def _links(folder: Path) -> Iterator[Path]:
+    """The links among what a server would open: the model's own files, its versions and their files."""
+    for path in folder.iterdir():
+        if path.is_symlink():
+            yield path
+        if find_versions([path.name]) and path.is_dir():
+            yield from (inner for inner in path.iterdir() if inner.is_symlink())
+
+
+def _check_versions(folder: Path, names: list[str]) -> None:
+    if find_versions(names):
+        return
+    wrong = [name for name in names if name.lstrip("0vV").isdigit()]
+    hint = f" ('{wrong[0]}' is not a version: versions are 1, 2, 3, ... )" if wrong else ""
+    raise ConfigError(f"{folder} has no version{hint}: put the model's files into {folder / '1'}")
+
+
+def _check_policy(folder: Path, config: ModelConfig, names: list[str]) -> None:
+    missing = missing_versions(config.version_policy, names)
+    if missing:
+        raise ConfigError(
+            f"{folder / CONFIG_NAME}: version_policy asks for version {missing[0]}, which is not there: "
+            f"the versions are {', '.join(find_versions(names))}"
+        )

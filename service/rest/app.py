@@ -1,0 +1,89 @@
+"""The HTTP application: the infer routes on the fast lane, everything else through FastAPI, every error `{"error": ...}`.
+
+Knows routes, not models. `frontend.py` serves it; `infer.py` is the lane, `v2.py` and `models.py` hold the other routes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import MutableMapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from service.control import Control
+from service.errors import ServiceError
+from service.plane import Plane
+from service.rest import models, v2
+from service.rest.body import Receive
+from service.rest.errors import error_answer, error_body
+from service.rest.infer import ROUTE, InferLane, Send
+from service.rest.openapi import describe_models
+from service.settings import Settings
+
+log = logging.getLogger("torchere.frontend")
+
+
+class App:
+    """An ASGI application."""
+
+    def __init__(self, lane: InferLane, pages: FastAPI) -> None:
+        self._lane = lane
+        self._pages = pages
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            route = ROUTE.fullmatch(scope["path"])
+            if route is not None:
+                await self._lane(scope, receive, send, route)
+                return
+        await self._pages(scope, receive, send)
+
+
+def create_app(plane: Plane, control: Control, settings: Settings) -> App:
+    """The application of one frontend."""
+    pages = FastAPI(
+        title="torchere",
+        version=control.version,
+        description="Serves PyTorch models with dynamic batching, over the Open Inference Protocol v2 and by name.",
+        redirect_slashes=False,
+    )
+    pages.include_router(v2.create_router(control))
+    pages.include_router(models.create_router(control))
+    pages.add_exception_handler(HTTPException, _http_error)
+    pages.add_exception_handler(RequestValidationError, _validation_error)
+    pages.add_exception_handler(ServiceError, _service_error)
+    pages.add_exception_handler(Exception, _unexpected_error)
+    describe_models(pages, control)
+    return App(InferLane(plane, settings.max_body_bytes), pages)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException), "registered for it"
+    detail = error.detail
+    if error.status_code == 404:
+        detail = f"there is no {request.method} {request.url.path[:200]} here: /docs lists the routes"
+    if error.status_code == 405:
+        detail = f"{request.method} is not allowed for {request.url.path[:200]}"
+    return Response(error_body(detail), error.status_code, dict(error.headers or {}), "application/json")
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError), "registered for it"
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first.get("loc", ()))
+    return Response(error_body(f"{where}: {first.get('msg', 'not valid')}"), 400, media_type="application/json")
+
+
+async def _service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError), "registered for it"
+    status, headers, body = error_answer(error)
+    return Response(body, status, {name.decode(): value.decode() for name, value in headers})
+
+
+async def _unexpected_error(request: Request, error: Exception) -> Response:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return Response(error_body("internal error: the server's log has the details"), 500, media_type="application/json")

@@ -1,0 +1,257 @@
+"""The v2 protocol's JSON and binary tensor data to and from the service's own values.
+
+Pure: bytes in, values out, and back. Knows nothing of HTTP's machinery or of engines; `infer.py` calls it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from compiler.spec import ITEM_SIZES
+from service.errors import InvalidInput, Unsupported
+from service.rest.arrays import array_to_bytes, json_to_tensor
+from service.tensors import (
+    MAX_RANK,
+    Buffer,
+    InferRequest,
+    InferResponse,
+    RequestedOutput,
+    Tensor,
+    elements,
+    to_numpy,
+    unpack_bytes,
+)
+
+RESERVED_PREFIX = "triton_"  # reserved by the protocol's extensions; a client's own parameter must not use it
+SEQUENCES = ("sequence_id", "sequence_start", "sequence_end")
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRequest:
+    """A v2 request. `binary` says which outputs go back as bytes; `binary_default` decides for the others."""
+
+    id: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[RequestedOutput, ...]
+    binary: dict[str, bool]
+    binary_default: bool
+    timeout_us: int
+    priority: int
+
+    def asked_of(self, bare: InferRequest) -> InferRequest:
+        """This request, of the model that `bare` names."""
+        return InferRequest(
+            bare.model,
+            bare.version,
+            self.inputs,
+            self.outputs,
+            self.id,
+            self.timeout_us,
+            self.priority,
+            arrived=bare.arrived,
+        )
+
+
+def parse_json(text: Buffer) -> dict[str, Any]:
+    """The JSON object of a request. NaN and Infinity are taken, as the clients write them. Raises InvalidInput."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        value = _parse_with_nan(bytes(text), error)
+    if not isinstance(value, dict):
+        raise InvalidInput(f"the request must be a JSON object, got {_kind(value)}")
+    return value
+
+
+def _parse_with_nan(text: bytes, error: orjson.JSONDecodeError) -> Any:
+    if b"NaN" in text or b"Infinity" in text:
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            pass  # noqa: S110 - then it is broken in another way too, which the first error tells
+    raise InvalidInput(f"the request is not valid JSON: {error}") from error
+
+
+def parse_infer(body: memoryview, json_size: int | None) -> ParsedRequest:
+    """A v2 inference request; `json_size` is the Inference-Header-Content-Length, None where there is none."""
+    if json_size is not None and not 0 < json_size <= len(body):
+        raise InvalidInput(
+            f"Inference-Header-Content-Length is {json_size}, the body has {len(body)} bytes: it must be between 1 and that"
+        )
+    request = parse_json(body if json_size is None else body[:json_size])
+    return parse_request(request, body[len(body) if json_size is None else json_size :])
+
+
+def parse_request(request: dict[str, Any], blobs: memoryview) -> ParsedRequest:
+    """A v2 request whose JSON is `request`; its binary tensors lie one after the other in `blobs`."""
+    parameters = _object(request.get("parameters"), "parameters")
+    timeout_us, priority = _scheduling(parameters)
+    inputs, used = [], 0
+    for item in _list(request.get("inputs"), "inputs"):
+        tensor, size = _parse_input(_object(item, "an input"), blobs[used:])
+        inputs.append(tensor)
+        used += size
+    if used != len(blobs):
+        raise InvalidInput(
+            f"the body has {len(blobs)} bytes of binary data, its inputs' binary_data_size add up to {used}"
+        )
+    outputs, binary = _parse_outputs(_list(request.get("outputs", []), "outputs"))
+    identity = request.get("id", "")
+    if not isinstance(identity, str):
+        raise InvalidInput(f"id must be a string, got {_kind(identity)}")
+    default = _boolean(parameters.get("binary_data_output", False), "binary_data_output")
+    return ParsedRequest(identity, tuple(inputs), outputs, binary, default, timeout_us, priority)
+
+
+def _parse_input(item: dict[str, Any], blobs: memoryview) -> tuple[Tensor, int]:
+    """The tensor and the bytes of binary data it took."""
+    name, datatype = item.get("name"), item.get("datatype")
+    if not isinstance(name, str) or not name:
+        raise InvalidInput(f"every input needs a name, got {_short(name)}")
+    if not isinstance(datatype, str) or (datatype not in ITEM_SIZES and datatype != "BYTES"):
+        raise InvalidInput(
+            f"input '{name}': datatype {_short(datatype)} is unknown: use one of {', '.join(ITEM_SIZES)}, BYTES"
+        )
+    shape = _shape(item.get("shape"), name)
+    parameters = _object(item.get("parameters"), f"input '{name}': parameters")
+    if "shared_memory_region" in parameters:
+        raise Unsupported(
+            f"input '{name}': shared memory is not supported by this server: send the data in the request"
+        )
+    size = parameters.get("binary_data_size")
+    if size is None:
+        if "data" not in item:
+            raise InvalidInput(f"input '{name}' has neither data nor a binary_data_size")
+        return json_to_tensor(name, datatype, shape, item["data"]), 0
+    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+        raise InvalidInput(f"input '{name}': binary_data_size must be a number of bytes, got {size!r}")
+    if "data" in item:
+        raise InvalidInput(f"input '{name}' has both data and binary_data_size: send one of them")
+    if size > len(blobs):
+        raise InvalidInput(
+            f"input '{name}': binary_data_size is {size}, but only {len(blobs)} bytes are left in the body"
+        )
+    data = blobs[:size]
+    if datatype == "BYTES":
+        unpack_bytes(data, elements(shape))
+    return Tensor(name, datatype, shape, data), size
+
+
+def _shape(value: Any, name: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(size) is int and size >= 0 for size in value):
+        raise InvalidInput(f"input '{name}': shape must be a list of sizes, zero or more, got {_short(value)}")
+    if len(value) > MAX_RANK:
+        raise InvalidInput(f"input '{name}': shape has {len(value)} dimensions, at most {MAX_RANK} are allowed")
+    return tuple(value)
+
+
+def _parse_outputs(items: list[Any]) -> tuple[tuple[RequestedOutput, ...], dict[str, bool]]:
+    outputs, binary = [], {}
+    for item in items:
+        item = _object(item, "an output")
+        name = item.get("name")
+        if not isinstance(name, str) or not name:
+            raise InvalidInput(f"every output needs a name, got {name!r}")
+        parameters = _object(item.get("parameters"), f"output '{name}': parameters")
+        if "shared_memory_region" in parameters:
+            raise Unsupported(f"output '{name}': shared memory is not supported by this server")
+        count = parameters.get("classification", 0)
+        if type(count) is not int or count < 0:
+            raise InvalidInput(f"output '{name}': classification must be a number of classes, got {count!r}")
+        if "binary_data" in parameters:
+            binary[name] = _boolean(parameters["binary_data"], "binary_data")
+        outputs.append(RequestedOutput(name, count))
+    return tuple(outputs), binary
+
+
+def _scheduling(parameters: dict[str, Any]) -> tuple[int, int]:
+    """`timeout` (microseconds) and `priority` of a request; what cannot be honoured is refused."""
+    for key in SEQUENCES:
+        if parameters.get(key):
+            raise Unsupported(f"parameter '{key}': sequences are not supported by this server")
+    for key in parameters:
+        if key.startswith(RESERVED_PREFIX):
+            raise InvalidInput(
+                f"parameter '{key}' is reserved: names that begin with '{RESERVED_PREFIX}' are not a client's"
+            )
+    values = []
+    for key in ("timeout", "priority"):
+        value = parameters.get(key, 0)
+        if type(value) is not int or not 0 <= value < 1 << 63:
+            raise InvalidInput(f"parameter '{key}' must be a whole number, zero or more, got {value!r}")
+        values.append(value)
+    return values[0], values[1]
+
+
+def encode_infer(
+    response: InferResponse, binary: dict[str, bool], binary_default: bool
+) -> tuple[bytes, Sequence[Buffer]]:
+    """The JSON part and the binary tensors of a v2 answer, in the order of its outputs."""
+    outputs, blobs, has_nan = [], [], False
+    for tensor in response.outputs:
+        output: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        if binary.get(tensor.name, binary_default):
+            # The C++ client refuses any other key here.
+            output["parameters"] = {"binary_data_size": len(tensor.data)}
+            blobs.append(tensor.data)
+        else:
+            output["data"], is_finite = json_data(tensor)
+            has_nan |= not is_finite
+        outputs.append(output)
+    answer: dict[str, Any] = {"model_name": response.model, "model_version": response.version, "outputs": outputs}
+    if response.id:
+        answer["id"] = response.id
+    return dump_json(answer, has_nan), blobs
+
+
+def json_data(tensor: Tensor) -> tuple[Any, bool]:
+    """The flat values of a tensor for JSON, and whether they are all finite."""
+    if tensor.datatype == "BYTES":
+        return array_to_bytes(tensor), True
+    values = to_numpy(tensor).reshape(-1)
+    if values.dtype == np.float16:
+        values = values.astype(np.float32)
+    return values, values.dtype.kind != "f" or bool(np.isfinite(values).all())
+
+
+def dump_json(value: Any, has_nan: bool) -> bytes:
+    """JSON text; NaN and Infinity as the literals that Python's, JavaScript's and Triton's clients know."""
+    if not has_nan:
+        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    return json.dumps(value, default=lambda array: array.tolist()).encode()
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if value is None and what.endswith("parameters"):
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{what} must be a JSON object, got {_kind(value)}")
+    return value
+
+
+def _list(value: Any, what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise InvalidInput(f"{what} must be a list, got {_kind(value)}")
+    return value
+
+
+def _boolean(value: Any, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidInput(f"{what} must be true or false, got {_short(value)}")
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "nothing"}
+    return names.get(type(value), "a number")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

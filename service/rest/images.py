@@ -1,0 +1,53 @@
+"""An image file to the tensor a model takes, as its `image:` declaration in model.yaml says.
+
+Pillow decodes; this file decides size and layout. Blocking: `v1.py` runs it in a thread.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from compiler.spec import TensorSpec
+from service.errors import InvalidInput
+from service.repository.config import ImageInput
+from service.tensors import NUMPY_TYPES, Tensor
+
+CONTENT_TYPES = {b"image/png": "PNG", b"image/jpeg": "JPEG"}
+MAX_PIXELS = 100_000_000  # a few hundred megabytes once decoded; beyond that it is a decompression bomb
+
+
+def decode_image(body: bytes, file_format: str, image: ImageInput, spec: TensorSpec) -> Tensor:
+    """One row: shape [1,H,W,C] or [1,C,H,W] as `spec` has it; values 0 to 255. Raises InvalidInput."""
+    try:
+        with Image.open(io.BytesIO(body), formats=[file_format]) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise InvalidInput(
+                    f"the image has {opened.width}x{opened.height} pixels, at most {MAX_PIXELS} are taken"
+                )
+            picture = ImageOps.exif_transpose(opened).convert(image.color)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InvalidInput(f"the body is not a {file_format} image that can be read: {error}") from error
+    channels_last = spec.shape[3] in (1, 3)
+    height, width = spec.shape[1:3] if channels_last else spec.shape[2:4]
+    pixels = np.asarray(fit_image(picture, width, height, image))
+    pixels = pixels.reshape(height, width, -1)
+    if not channels_last:
+        pixels = pixels.transpose(2, 0, 1)
+    data = np.ascontiguousarray(pixels[None], NUMPY_TYPES[spec.datatype])
+    return Tensor(spec.name, spec.datatype, data.shape, data.tobytes())
+
+
+def fit_image(picture: Image.Image, width: int, height: int, image: ImageInput) -> Image.Image:
+    """`crop`: the centre at the target's aspect ratio, `crop_fraction` of what fits; `pad`: all of it; `stretch`: warped."""
+    if image.fit == "stretch":
+        return picture.resize((width, height), Image.Resampling.BICUBIC)
+    if image.fit == "pad":
+        return ImageOps.pad(picture, (width, height), Image.Resampling.BICUBIC)
+    scale = min(picture.width / width, picture.height / height) * image.crop_fraction
+    crop_width, crop_height = width * scale, height * scale
+    left, top = (picture.width - crop_width) / 2, (picture.height - crop_height) / 2
+    box = (left, top, left + crop_width, top + crop_height)
+    return picture.resize((width, height), Image.Resampling.BICUBIC, box=box)

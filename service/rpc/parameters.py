@@ -1,0 +1,65 @@
+"""The parameter maps of a request, its inputs and outputs: which mean something here, which are refused.
+
+Pure. Custom parameters are let pass: no model takes any yet. `codec.py` asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from protos.inference_pb2 import InferParameter
+from service.errors import InvalidInput, Unsupported
+from service.tensors import RequestedOutput
+
+Parameters = Mapping[str, InferParameter]
+
+RESERVED_PREFIX = "triton_"
+EMPTY_FINAL = "triton_enable_empty_final_response"  # asked on streams: every request here has exactly one, final answer
+SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
+SHARED_MEMORY_PREFIX = "shared_memory_"
+
+
+def read_request(parameters: Parameters) -> tuple[int, int]:
+    """(timeout in microseconds, priority), 0 where absent. Raises InvalidInput, Unsupported."""
+    for key in parameters:
+        if key in SEQUENCE and _value(parameters[key]):
+            raise Unsupported(f"parameter '{key}': this server has no stateful sequences: leave it out")
+        if key.startswith(RESERVED_PREFIX) and key != EMPTY_FINAL:
+            raise InvalidInput(
+                f"parameter '{key}': names that begin with '{RESERVED_PREFIX}' are reserved: choose another"
+            )
+    return _count(parameters, "timeout", "the request"), _count(parameters, "priority", "the request")
+
+
+def read_input(name: str, parameters: Parameters) -> None:
+    """Raises Unsupported where the input lies in shared memory."""
+    _refuse_shared_memory(f"input '{name}'", parameters, "send its bytes in raw_input_contents")
+
+
+def read_output(name: str, parameters: Parameters) -> RequestedOutput:
+    """The output that is asked for. Raises InvalidInput, Unsupported."""
+    if not parameters:
+        return RequestedOutput(name)
+    _refuse_shared_memory(f"output '{name}'", parameters, "take its bytes from raw_output_contents")
+    return RequestedOutput(name, _count(parameters, "classification", f"output '{name}'"))
+
+
+def _refuse_shared_memory(where: str, parameters: Parameters, remedy: str) -> None:
+    if any(key.startswith(SHARED_MEMORY_PREFIX) for key in parameters):
+        raise Unsupported(f"{where}: this server has no shared memory regions: {remedy}")
+
+
+def _count(parameters: Parameters, key: str, where: str) -> int:
+    """A whole number, zero or more; clients differ in which of the two integer kinds they send."""
+    if key not in parameters:  # indexing would add the key
+        return 0
+    value = _value(parameters[key])
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidInput(f"parameter '{key}' of {where} is {value!r}: send a whole number, zero or more")
+    return value
+
+
+def _value(parameter: InferParameter) -> bool | int | float | str | None:
+    kind = parameter.WhichOneof("parameter_choice")
+    value: bool | int | float | str | None = getattr(parameter, kind) if kind else None
+    return value

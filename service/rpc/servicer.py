@@ -1,0 +1,105 @@
+"""inference.GRPCInferenceService: each call is translated to the plane or to control, and its answer back.
+
+Knows nothing of engines, and decides nothing: `codec.py` translates inference, `stream.py` runs the streaming call,
+`absent.py` refuses what is not implemented. `server.py` listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Protocol
+
+from google.protobuf.json_format import ParseDict
+
+from protos import inference_pb2 as messages
+from service.control import Control
+from service.errors import NotFound, ServiceError
+from service.rpc.absent import AbsentFeatures
+from service.rpc.codec import decode, encode
+from service.rpc.errors import Context, Refusals
+from service.rpc.stream import run_stream, wants_status_on_error
+from service.tensors import InferRequest, InferResponse
+
+
+class Inference(Protocol):
+    """What the servicer asks of `plane.py`."""
+
+    async def infer(self, request: InferRequest) -> InferResponse: ...
+    def refused(self, request: InferRequest, error: ServiceError) -> None: ...
+
+
+class Servicer(AbsentFeatures):
+    """The calls that work. `stopping` is set when streams must come to an end."""
+
+    def __init__(self, plane: Inference, control: Control, stopping: asyncio.Event) -> None:
+        self._plane = plane
+        self._control = control
+        self._stopping = stopping
+
+    async def ModelInfer(self, request: messages.ModelInferRequest, context: Context) -> messages.ModelInferResponse:
+        async with Refusals(context):
+            return await self._infer(request, context)
+
+    async def ModelStreamInfer(self, requests: Any, context: Context) -> None:
+        async with Refusals(context):
+            await run_stream(
+                context,
+                lambda request: self._infer(request, context),
+                self._stopping,
+                strict=wants_status_on_error(context),
+            )
+
+    async def _infer(self, request: messages.ModelInferRequest, context: Context) -> messages.ModelInferResponse:
+        arrived = time.monotonic()
+        remaining_s = context.time_remaining()
+        deadline = None if remaining_s is None else arrived + remaining_s
+        try:
+            translated = decode(request, deadline=deadline, arrived=arrived)
+        except ServiceError as error:
+            bare = InferRequest(request.model_name, request.model_version, (), protocol="grpc", arrived=arrived)
+            self._plane.refused(bare, error)
+            raise
+        return encode(await self._plane.infer(translated))
+
+    async def ServerLive(self, request: messages.ServerLiveRequest, context: Context) -> messages.ServerLiveResponse:
+        return messages.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: messages.ServerReadyRequest, context: Context) -> messages.ServerReadyResponse:
+        return messages.ServerReadyResponse(ready=self._control.is_ready)
+
+    async def ModelReady(self, request: messages.ModelReadyRequest, context: Context) -> messages.ModelReadyResponse:
+        async with Refusals(context):
+            try:
+                ready = self._control.is_model_ready(request.name, request.version)
+            except NotFound:
+                ready = False  # as Triton answers: its clients poll for a model that may still come
+            return messages.ModelReadyResponse(ready=ready)
+
+    async def ServerMetadata(
+        self, request: messages.ServerMetadataRequest, context: Context
+    ) -> messages.ServerMetadataResponse:
+        return messages.ServerMetadataResponse(**self._control.server_metadata())
+
+    async def ModelMetadata(
+        self, request: messages.ModelMetadataRequest, context: Context
+    ) -> messages.ModelMetadataResponse:
+        async with Refusals(context):
+            return messages.ModelMetadataResponse(**self._control.model_metadata(request.name, request.version))
+
+    async def ModelConfig(self, request: messages.ModelConfigRequest, context: Context) -> messages.ModelConfigResponse:
+        async with Refusals(context):
+            config = self._control.model_config(request.name, request.version)
+            return messages.ModelConfigResponse(config=ParseDict(config, messages.ModelConfig()))
+
+    async def RepositoryIndex(
+        self, request: messages.RepositoryIndexRequest, context: Context
+    ) -> messages.RepositoryIndexResponse:
+        async with Refusals(context):
+            return messages.RepositoryIndexResponse(
+                models=[
+                    {"name": entry.name, "version": entry.version, "state": entry.state, "reason": entry.reason}
+                    for entry in self._control.entries()
+                    if entry.is_ready or not request.ready
+                ]
+            )

@@ -1,0 +1,66 @@
+"""The memory that a batch is laid into: one staging tensor per input, pinned for a GPU, reused by every batch.
+
+Knows shapes, datatypes and bytes, nothing of requests. One `Staging` belongs to one instance thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from compiler.spec import ITEM_SIZES, TensorSpec
+
+TORCH_TYPES = {
+    "BOOL": torch.bool,
+    "UINT8": torch.uint8,
+    "UINT16": torch.uint16,
+    "UINT32": torch.uint32,
+    "UINT64": torch.uint64,
+    "INT8": torch.int8,
+    "INT16": torch.int16,
+    "INT32": torch.int32,
+    "INT64": torch.int64,
+    "FP16": torch.float16,
+    "BF16": torch.bfloat16,
+    "FP32": torch.float32,
+    "FP64": torch.float64,
+}
+
+
+class Staging:
+    """Rows of one input, side by side: `lay(parts, rows, shape)` returns the tensor of `rows` rows."""
+
+    def __init__(self, spec: TensorSpec, pinned: bool) -> None:
+        self._dtype = TORCH_TYPES[spec.datatype]
+        self._item = ITEM_SIZES[spec.datatype]
+        self._pinned = pinned
+        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._bytes = np.empty(0, dtype=np.uint8)
+
+    def lay(self, parts: Sequence[memoryview], shape: tuple[int, ...]) -> torch.Tensor:
+        """Copy `parts` one after the other into a tensor of `shape`; what they do not fill is zero.
+
+        The tensor is a view of this staging memory: it is valid until the next call.
+        """
+        size = self._item * int(np.prod(shape, dtype=np.int64))
+        if size > len(self._bytes):
+            self._memory = torch.empty(size, dtype=torch.uint8, pin_memory=self._pinned)
+            self._bytes = self._memory.numpy()
+        at = 0
+        for part in parts:
+            end = at + len(part)
+            self._bytes[at:end] = np.frombuffer(part, dtype=np.uint8)
+            at = end
+        if at < size:
+            self._bytes[at:size] = 0
+        return self._memory[:size].view(self._dtype).view(shape)
+
+
+def as_bytes(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a contiguous tensor in host memory, uncopied; the view keeps the tensor alive."""
+    flat = tensor.contiguous().reshape(-1)
+    if not flat.numel():
+        return memoryview(b"")
+    return memoryview(flat.view(torch.uint8).numpy()).cast("B")  # type: ignore[arg-type]

@@ -1,0 +1,53 @@
+"""The device of an engine process: threads of the processor, or one GPU with its stream; and whether it still works.
+
+Knows nothing of batches or requests. `runner.py` runs one batch on what this file prepares.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+
+class Device:
+    """`Device("cpu", threads=2)` or `Device("cuda:0", threads=2)`: owned by one engine process."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self.name = name
+        self.is_cuda = name.startswith("cuda")
+        torch.set_num_threads(threads)
+        if self.is_cuda:
+            torch.cuda.set_device(name)
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
+
+    def __repr__(self) -> str:
+        return f"<Device {self.name}, {torch.get_num_threads()} threads>"
+
+    @contextlib.contextmanager
+    def stream(self) -> Iterator[None]:
+        """Enter once per instance thread: its own stream, so that instances do not wait for each other's copies."""
+        if not self.is_cuda:
+            yield
+            return
+        torch.cuda.set_device(self.name)
+        with torch.cuda.stream(torch.cuda.Stream(self.name)):  # type: ignore[no-untyped-call]
+            yield
+
+    def synchronize(self) -> None:
+        """Wait for what the calling thread's stream has been given. Raises RuntimeError where the device has failed."""
+        if self.is_cuda:
+            torch.cuda.current_stream(self.name).synchronize()
+
+    @property
+    def is_sound(self) -> bool:
+        """False after an error that poisons the CUDA context: only a new process helps then."""
+        if not self.is_cuda:
+            return True
+        try:
+            torch.cuda.synchronize(self.name)
+        except RuntimeError:
+            return False
+        return True

@@ -1,0 +1,229 @@
+"""All configuration of the service, read once: flags, then TORCHERE_* variables, then a YAML file, then defaults.
+
+Knows nothing of models' own configuration (`repository/config.py`). The sentence under each field is its help text and
+its row in docs/configuration.md, which `settings_page.py` writes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import os
+import re
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from service.cores import available_cores
+from service.validation import find_faults, nearest
+from service.yaml_file import Document, YamlFault, read_document
+
+PREFIX = "TORCHERE_"
+CONFIG_VARIABLE = "TORCHERE_CONFIG"
+DEFAULT_FILE = Path("torchere.yaml")
+MISSPELT = 0.85  # Kubernetes sets TORCHERE_PORT_8000_TCP and the like: only what is nearly a setting is refused
+CORES_PER_FRONTEND = 4  # parsing and copying take about a quarter of what inference does
+MIB = 1024 * 1024
+
+
+class SettingsError(Exception):
+    """A setting that cannot be used; the message names the flag, the variable, or the file and line."""
+
+
+def default_cache_dir() -> Path:
+    """Where artifacts lie unless asked otherwise."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "torchere"
+
+
+def _check_device(device: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda:[0-9]+", device):
+        raise ValueError(f"must be auto, cpu, or cuda:0, cuda:1, ..., not '{device}'")
+    return device
+
+
+Folder = typing.Annotated[Path, AfterValidator(Path.expanduser)]
+Device = typing.Annotated[str, AfterValidator(_check_device)]
+
+
+class Settings(BaseModel):
+    """Frozen: a function is given the few values it needs, or all of them to pass on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    model_repository: Folder = Field(Path("models"), description="Folder with one folder for each model.")
+    models: tuple[str, ...] = Field((), description="Serve only these models of the repository; none given: all.")
+    cache_dir: Folder = Field(
+        default_factory=default_cache_dir,
+        description="Folder of compiled models. Keep it on a disk that outlives the process: a first start compiles.",
+    )
+    host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="Address to listen on; 0.0.0.0 lets other machines in, without a password.",
+    )
+    http_port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP API; 0: a free one.")
+    grpc_port: int = Field(8001, ge=0, le=65535, description="Port of the gRPC API; 0: a free one.")
+    metrics_port: int = Field(8002, ge=0, le=65535, description="Port of the Prometheus metrics; 0: a free one.")
+    device: Device = Field(
+        "auto",
+        description="Where models run: cpu, cuda:0, cuda:1, ...; auto: every GPU, or the CPU where there is none.",
+    )
+    frontends: int = Field(
+        0, ge=0, le=256, description="Processes that speak HTTP and gRPC; 0: one for every four cores, at least one."
+    )
+    threads: int = Field(
+        0, ge=0, le=1024, description="Threads that compute one batch on the CPU; 0: one for every core."
+    )
+    compile_jobs: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Models compiled at the same time; they are timed too, so more makes choices less sure.",
+    )
+    compile_timeout_s: float = Field(
+        900.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that compiling one model may take, unless its model.yaml says.",
+    )
+    max_body_bytes: int = Field(
+        128 * MIB,  # 128 images FP32 of 3x224x224 are 77 MB: a full batch should fit into one request
+        ge=1024,
+        le=2**31 - 1,  # the most that gRPC can carry
+        description="Largest request, in bytes, after decompression. Each request in flight may hold as much memory.",
+    )
+    drain_timeout_s: float = Field(
+        30.0, ge=0, allow_inf_nan=False, description="Seconds that accepted requests have to finish after SIGTERM."
+    )
+    log_format: Literal["human", "json"] = Field("human", description="Log lines for people or, as JSON, for machines.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level to log.")
+    access_log: bool = Field(False, description="Log a line for every HTTP request.")
+
+
+def load_settings(config_file: Path | None = None, **given: Any) -> Settings:
+    """The settings that hold; `given` are flags, None or () where not given. Raises SettingsError with every fault.
+
+    >>> load_settings(http_port=9000).http_port
+    9000
+    """
+    origins: dict[str, str] = {}
+    values = dict(_read_file(config_file, origins).values)
+    for name, text in _environment(os.environ).items():
+        values[name] = text.split(",") if _kind(name) is tuple else text
+        origins[name] = f"{variable(name)}: "
+    for name, value in given.items():
+        if value is not None and value != ():
+            values[name] = value
+            origins[name] = f"{flag(name)}: "
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        faults = [origins.get(str(at[0]), "") + sentence for at, sentence in find_faults(error, Settings)]
+        raise SettingsError("; ".join(faults)) from error
+    _check_ports(settings)
+    cores = available_cores()
+    return settings.model_copy(
+        update={
+            "frontends": settings.frontends or max(1, cores // CORES_PER_FRONTEND),
+            "threads": settings.threads or cores,
+        }
+    )
+
+
+def flag(name: str) -> str:
+    """`--http-port` for `http_port`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def variable(name: str) -> str:
+    """`TORCHERE_HTTP_PORT` for `http_port`."""
+    return f"{PREFIX}{name.upper()}"
+
+
+def default_text(name: str) -> str:
+    """The default of a field in words, the same on every machine."""
+    if name == "cache_dir":
+        return "$XDG_CACHE_HOME/torchere, else ~/.cache/torchere"
+    default = Settings.model_fields[name].default
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return str(default) if default != () else "all"
+
+
+def options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Turn the fields `names`, or all, into flags of a click command, which receives None for what is not given."""
+    import click
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names or tuple(Settings.model_fields)):
+            field = Settings.model_fields[name]
+            words = f"{field.description}  [{variable(name)}; default: {default_text(name)}]"
+            command = click.option(_declaration(name), name, default=None, help=words, **_click_kind(name))(command)
+        return command
+
+    return decorate
+
+
+def _kind(name: str) -> Any:
+    """bool, int, float, str, Path, tuple or Literal."""
+    annotation = Settings.model_fields[name].annotation
+    return typing.get_origin(annotation) or annotation
+
+
+def _declaration(name: str) -> str:
+    return f"{flag(name)}/--no-{name.replace('_', '-')}" if _kind(name) is bool else flag(name)
+
+
+def _click_kind(name: str) -> dict[str, Any]:
+    """What click checks by itself; bounds are left to pydantic, so that every source has the same sentence."""
+    import click
+
+    kind = _kind(name)
+    if kind is tuple:
+        return {"multiple": True, "metavar": "NAME"}
+    if kind is bool:
+        return {}
+    if kind is Literal:
+        return {"type": click.Choice(typing.get_args(Settings.model_fields[name].annotation))}
+    return {"type": click.Path(path_type=Path) if kind is Path else kind}
+
+
+def _read_file(config_file: Path | None, origins: dict[str, str]) -> Document:
+    """The file that was named, or ./torchere.yaml where there is one; notes each value's line in `origins`."""
+    named = config_file or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
+    path = named or DEFAULT_FILE
+    if named is None and not path.exists():
+        return Document({}, {})
+    try:
+        document = read_document(path)
+    except YamlFault as fault:
+        raise SettingsError(f"{path}:{fault.line}: {fault}") from fault
+    except OSError as error:
+        source = "--config" if config_file else f"{CONFIG_VARIABLE} names" if named else "the settings file"
+        raise SettingsError(f"{source} {path}, which cannot be read: {error.strerror}") from error
+    origins |= {str(at[0]): f"{path}:{line}: " for at, line in document.lines.items() if len(at) == 1}
+    return document
+
+
+def _environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The settings among the variables, without empty ones. Raises SettingsError for one that is misspelt."""
+    found = {}
+    for key, text in environment.items():
+        name = key.removeprefix(PREFIX).lower()
+        if not key.startswith(PREFIX) or not text or key == CONFIG_VARIABLE:
+            continue
+        if name in Settings.model_fields:
+            found[name] = text
+        elif difflib.get_close_matches(name, Settings.model_fields, n=1, cutoff=MISSPELT):
+            raise SettingsError(f"unknown variable {key}: {nearest(key, map(variable, Settings.model_fields))}")
+    return found
+
+
+def _check_ports(settings: Settings) -> None:
+    for one, other in itertools.combinations(("http_port", "grpc_port", "metrics_port"), 2):
+        if getattr(settings, one) == getattr(settings, other) != 0:
+            port = getattr(settings, one)
+            raise SettingsError(f"{one} and {other} are both {port}: give each its own, with {flag(other)} say")

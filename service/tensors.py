@@ -1,0 +1,155 @@
+"""The tensor value that every door speaks, the datatypes of the Open Inference Protocol v2, and the packing of BYTES.
+
+Knows nothing of torch, HTTP or gRPC. The codecs of `rest` and `rpc` make these values, `plane.py` checks them.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from compiler.spec import ITEM_SIZES, TensorSpec
+from service.errors import InvalidInput
+
+Buffer = bytes | bytearray | memoryview
+
+MAX_ELEMENTS = 1 << 40  # keeps byte sizes far from 64-bit overflow; real limits are on body sizes
+MAX_RANK = 32  # numpy itself stops at 64
+
+# BF16 has no numpy type: it is carried as the high two bytes of a float32 (see bf16_to_float32).
+NUMPY_TYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("?"),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A named tensor as little-endian, row-major bytes; for BYTES each element is a uint32 length and its bytes."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedOutput:
+    """An output the client wants; `classification` k > 0 asks for the k largest values with index and label."""
+
+    name: str
+    classification: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """One inference request, as any door hands it to the plane.
+
+    `version` "" means the default one. `outputs` empty means all. `deadline` is CLOCK_MONOTONIC in seconds (None:
+    none but the model's own); `timeout_us` and `priority` come from the request's parameters, 0 when absent.
+    """
+
+    model: str
+    version: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[RequestedOutput, ...] = ()
+    id: str = ""
+    timeout_us: int = 0
+    priority: int = 0
+    deadline: float | None = None
+    protocol: str = "http"
+    arrived: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class InferResponse:
+    """The answer: outputs in the order asked for, or the model's own. `phases_ns` tells where the time went."""
+
+    model: str
+    version: str
+    id: str
+    outputs: tuple[Tensor, ...]
+    phases_ns: dict[str, int] = field(default_factory=dict)
+
+
+def elements(shape: tuple[int, ...]) -> int:
+    """The number of elements of `shape`; 1 for a scalar."""
+    return math.prod(shape)
+
+
+def byte_size(datatype: str, shape: tuple[int, ...]) -> int:
+    """The bytes that a tensor of this datatype and shape takes. Not for BYTES, whose size depends on its values."""
+    return ITEM_SIZES[datatype] * elements(shape)
+
+
+def describe(spec: TensorSpec, max_batch_size: int = 0) -> str:
+    """`FP32 [-1,3,224,224] (batch up to 32)`: the words an error uses for what was expected."""
+    batch = f" (batch up to {max_batch_size})" if max_batch_size else ""
+    return f"{spec.datatype} {shape_text(spec.shape)}{batch}"
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """`[2,3,224,224]`."""
+    return f"[{','.join(map(str, shape))}]"
+
+
+def pack_bytes(values: list[bytes]) -> bytes:
+    """BYTES elements in the wire form: uint32 little-endian length, then the bytes, one after the other."""
+    return b"".join(part for value in values for part in (struct.pack("<I", len(value)), value))
+
+
+def unpack_bytes(data: Buffer, count: int) -> list[bytes]:
+    """The `count` elements packed in `data`. Raises InvalidInput where the lengths do not fit the data."""
+    view, at = memoryview(data), 0
+    values: list[bytes] = []
+    while at < len(view):
+        if at + 4 > len(view):
+            raise InvalidInput(f"BYTES data ends inside the length of element {len(values)}")
+        (length,) = struct.unpack_from("<I", view, at)
+        at += 4
+        if at + length > len(view):
+            raise InvalidInput(
+                f"BYTES element {len(values)} announces {length} bytes but only {len(view) - at} are left"
+            )
+        values.append(bytes(view[at : at + length]))
+        at += length
+    if len(values) != count:
+        raise InvalidInput(f"BYTES data holds {len(values)} elements, the shape asks for {count}")
+    return values
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """The tensor as an array (a view, read-only where the bytes are). BF16 comes as float32, BYTES as objects."""
+    if tensor.datatype == "BYTES":
+        values = unpack_bytes(tensor.data, elements(tensor.shape))
+        return np.array([*values, None], dtype=object)[:-1].reshape(tensor.shape)
+    if tensor.datatype == "BF16":
+        return bf16_to_float32(tensor.data).reshape(tensor.shape)
+    return np.frombuffer(tensor.data, dtype=NUMPY_TYPES[tensor.datatype]).reshape(tensor.shape)
+
+
+def bf16_to_float32(data: Buffer) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """BF16 bits are the high half of the float32 with the same value."""
+    return (np.frombuffer(data, dtype="<u2").astype("<u4") << 16).view("<f4")
+
+
+def float32_to_bf16(values: np.ndarray[Any, Any]) -> bytes:
+    """Round to nearest, ties to even, as torch does; NaN stays NaN."""
+    single = np.ascontiguousarray(values, dtype="<f4")
+    bits = single.view("<u4")
+    rounded = ((bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+    return np.where(np.isnan(single), np.uint16(0x7FC0), rounded).astype("<u2").tobytes()

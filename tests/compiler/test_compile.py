@@ -1,0 +1,315 @@
+"""The whole road through the public door, with real builder processes; the slow backend twice only."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from compiler import Artifact, Cache, Options, Progress, Target, backends, compile, find_source
+from compiler.errors import LoadFailed, NoCandidate
+from compiler.jobs import Describe, Interface, Place
+from compiler.load import open_model
+from compiler.lower import lower
+from compiler.reference import describe
+from compiler.spec import TensorSpec, Tolerance
+
+X = TensorSpec("x", "FP32", (-1, 4))
+FAST = Options(inputs=(X,), max_batch_size=4, backends=("eager", "torchscript"))
+
+CNN = """
+import torch
+from torch import nn
+
+class Cnn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8 * 16, 10)
+
+    def forward(self, image):
+        y = nn.functional.max_pool2d(torch.relu(self.norm(self.conv(image.float() / 255))), 2)
+        logits = self.head(y.reshape(image.shape[0], -1))
+        return {"logits": logits, "best": logits.argmax(1)}
+
+def create_model():
+    return Cnn()
+"""
+
+MODULE = """
+import os, signal, sys, time
+import torch
+
+class Odd(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        {forward}
+
+def create_model():
+    {load}
+    return Odd()
+"""
+
+
+def odd(forward: str = "return x * self.weight", load: str = "pass") -> str:
+    """A model.py that does what is given as it runs or loads."""
+    return MODULE.format(forward=forward, load=load)
+
+
+def run(artifact: Artifact, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return backends.load(artifact.folder, artifact.manifest, "cpu")(inputs)
+
+
+def outcomes(artifact: Artifact) -> dict[str, str]:
+    return {rung.backend: rung.outcome for rung in artifact.manifest.ladder}
+
+
+@pytest.fixture
+def attempt(write_model: Callable[..., Path], target: Target, cache: Cache) -> Callable[..., Artifact]:
+    """`attempt(text, options)`: compile a model.py of that text."""
+
+    def compile_text(text: str, options: Options = FAST) -> Artifact:
+        return compile(find_source(write_model(text)), options, target, cache)
+
+    return compile_text
+
+
+def test_a_factory_with_all_backends_and_a_hit_the_second_time(
+    write_model: Callable[..., Path], target: Target, cache: Cache
+) -> None:
+    source = find_source(write_model(CNN))
+    image = TensorSpec("image", "UINT8", (-1, 1, 8, 8))
+    options = Options(inputs=(image,), max_batch_size=6, threads=1)
+    heard: list[Progress] = []
+    artifact = compile(source, options, target, cache, heard.append)
+    assert not artifact.cached
+    manifest = artifact.manifest
+    assert set(outcomes(artifact).values()) <= {"chosen", "slower"}, manifest.ladder
+    assert (manifest.max_batch_size, manifest.buckets) == (6, (1, 2, 4, 6))
+    assert manifest.outputs == (TensorSpec("logits", "FP32", (-1, 10)), TensorSpec("best", "INT64", (-1,)))
+    assert all(sorted(rung.milliseconds) == [1, 2, 4, 6] for rung in manifest.ladder)
+    assert {"load", "build", "verify", "race"} <= {progress.stage for progress in heard}
+    namespace: dict[str, object] = {}
+    exec(CNN, namespace)
+    images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        wanted = namespace["create_model"]().eval()(images)  # type: ignore[operator]
+    logits, best = run(artifact, images)
+    torch.testing.assert_close(logits, wanted["logits"], rtol=1e-4, atol=1e-5)
+    assert torch.equal(best, wanted["best"])
+    heard.clear()
+    again = compile(source, options, target, cache, heard.append)
+    assert (again.cached, again.manifest, heard) == (True, manifest, [])
+
+
+def test_a_program_needs_no_options_and_keeps_its_sizes_dynamic(tmp_path: Path, target: Target, cache: Cache) -> None:
+    class Tail(torch.nn.Module):
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            steps = torch.arange(ids.shape[1])
+            return (ids * steps * mask).sum(1), (ids * mask).reshape(ids.shape[0], -1, 1).expand(-1, -1, 2) * 1.5
+
+    batch, length = torch.export.Dim("batch", min=1, max=8), torch.export.Dim("length", min=2, max=64)
+    shapes = {"ids": {0: batch, 1: length}, "mask": {0: batch, 1: length}}
+    example = torch.ones(2, 5, dtype=torch.int64), torch.ones(2, 5, dtype=torch.int64)
+    torch.export.save(torch.export.export(Tail(), example, dynamic_shapes=shapes), tmp_path / "model.pt2")
+    options = Options(backends=("eager", "torchscript"))
+    artifact = compile(find_source(tmp_path), options, target, cache)
+    manifest = artifact.manifest
+    assert [(spec.name, spec.datatype, spec.shape) for spec in manifest.inputs] == [
+        ("ids", "INT64", (-1, -1)),
+        ("mask", "INT64", (-1, -1)),
+    ]
+    assert [(spec.name, spec.shape) for spec in manifest.outputs] == [("output_0", (-1,)), ("output_1", (-1, -1, 2))]
+    assert manifest.max_batch_size == 8
+    scripted = next(rung for rung in manifest.ladder if rung.backend == "torchscript")
+    assert scripted.outcome in ("chosen", "slower"), scripted
+    ids = torch.arange(21).reshape(3, 7)
+    sums, doubled = run(artifact, ids, torch.ones_like(ids))
+    assert sums.tolist() == [(row * torch.arange(7)).sum().item() for row in ids]
+    assert doubled.shape == (3, 7, 2)
+
+
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit:DeprecationWarning")  # the file is made here
+def test_a_torchscript_file_is_served_and_can_be_lowered(tmp_path: Path, target: Target, cache: Cache) -> None:
+    namespace: dict[str, object] = {}
+    exec(CNN.replace('{"logits": logits, "best": logits.argmax(1)}', "logits"), namespace)
+    module = namespace["create_model"]().eval()  # type: ignore[operator]
+    images = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    torch.jit.save(torch.jit.trace(module, images), tmp_path / "model.pt")
+    image = TensorSpec("image", "FP32", (-1, 1, 8, 8))
+    options = msgspec.structs.replace(FAST, inputs=(image,))
+    artifact = compile(find_source(tmp_path), options, target, cache)
+    assert set(outcomes(artifact).values()) <= {"chosen", "slower"}, artifact.manifest.ladder
+    torch.testing.assert_close(run(artifact, images)[0], module(images), rtol=1e-4, atol=1e-5)
+    interface = Interface((image,), artifact.manifest.outputs, 4, (1, 2, 4))
+    program = lower(open_model(tmp_path, "cpu"), interface, "cpu")
+    torch.testing.assert_close(program.module()(images)[0], module(images), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_come_from_safetensors_and_must_fit(
+    write_model: Callable[..., Path], target: Target, cache: Cache
+) -> None:
+    folder = write_model()
+    weights = {"layer.weight": torch.eye(4)[:3].contiguous(), "layer.bias": torch.ones(3)}
+    save_file(weights, folder / "model.safetensors")
+    artifact = compile(find_source(folder), FAST, target, cache)
+    assert run(artifact, torch.ones(2, 4))[0].tolist() == [[2.0] * 3] * 2
+    save_file({"layer.weight": weights["layer.weight"], "extra": torch.ones(1)}, folder / "model.safetensors")
+    with pytest.raises(LoadFailed, match=r"lacks 'layer\.bias' and has 'extra', which the module does not"):
+        compile(find_source(folder), FAST, target, cache)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (odd(load="sys.exit(3)"), r"model/model.py cannot be loaded: SystemExit: 3 \(model.py line 14\)"),
+        (
+            odd(load="import no_such_module"),
+            r"ModuleNotFoundError: No module named 'no_such_module' \(model.py line 14\)",
+        ),
+        (odd(load="return 5"), "must return a torch.nn.Module from create_model.., not int"),
+        ("x = 1", "does not define create_model"),
+        (odd("return {'y': [x]}"), "returns dict with list inside"),
+        (odd("return x @ self.missing"), r"cannot run on x FP32\[1, 4\]: AttributeError: .*missing.*line 11"),
+        (odd("return x.reshape(1, 4)"), "it does run at batch 1: set max_batch_size: 1"),
+        (odd("return x.sum()"), "its first dimension must be the batch"),
+        (odd("return x - x.mean(0)"), "mixes the rows of a batch: 3 rows give other answers"),
+        (odd("return x + torch.rand(4)"), "differently the second time"),
+        (odd("return x * 1j"), "complex64, which no client can send or read"),
+    ],
+)
+def test_what_is_wrong_with_a_model_is_said(
+    write_model: Callable[..., Path], tmp_path: Path, text: str, sentence: str
+) -> None:
+    folder = str(write_model(text))
+    job = Describe(Place(folder, folder, "cpu"), FAST, str(tmp_path / "golden"))
+    with pytest.raises(LoadFailed, match=sentence):
+        describe(job, lambda note: None)
+
+
+def test_it_crosses_the_border_of_the_builder(attempt: Callable[..., Artifact]) -> None:
+    with pytest.raises(LoadFailed, match=r"model/model\.py cannot be loaded: SystemExit: 3 \(model\.py line 14\)"):
+        attempt(odd(load="sys.exit(3)"))
+
+
+@pytest.mark.parametrize(
+    ("load", "sentence"),
+    [
+        ("print('bye', file=sys.stderr, flush=True); os._exit(3)", "exit status 3 before it was done: bye"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV"),
+    ],
+)
+def test_a_model_that_takes_its_builder_down_is_an_error_as_any_other(
+    attempt: Callable[..., Artifact], load: str, sentence: str
+) -> None:
+    with pytest.raises(LoadFailed, match=sentence):
+        attempt(odd(load=load))
+
+
+def test_a_model_that_hangs_is_stopped(attempt: Callable[..., Artifact]) -> None:
+    with pytest.raises(LoadFailed, match="did not finish within 2 s"):
+        attempt(odd(load="time.sleep(600)"), msgspec.structs.replace(FAST, timeout_s=2.0))
+
+
+def test_a_model_that_mixes_rows_is_served_without_a_batch(attempt: Callable[..., Artifact]) -> None:
+    artifact = attempt(odd("return x - x.mean(0)"), msgspec.structs.replace(FAST, max_batch_size=0))
+    assert (artifact.manifest.max_batch_size, artifact.manifest.buckets) == (0, ())
+    assert artifact.manifest.outputs[0].shape == (-1, 4)
+    assert run(artifact, torch.ones(3, 4))[0].tolist() == [[0.0] * 4] * 3
+
+
+def test_a_backend_that_is_killed_loses_only_its_rung(attempt: Callable[..., Artifact]) -> None:
+    artifact = attempt(odd("torch.jit.is_tracing() and os.kill(os.getpid(), signal.SIGKILL); return x * self.weight"))
+    assert outcomes(artifact) == {"eager": "chosen", "torchscript": "failed"}
+    assert "killed by SIGKILL" in artifact.manifest.ladder[1].reason
+
+
+KILLED_AFTER_ITS_FIRST_PROCESS = """
+        if not torch.jit.is_tracing():
+            with open(__file__ + ".pid", "a+") as marker:
+                marker.seek(0)
+                if marker.read() not in ("", str(os.getpid())):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                marker.truncate(0)
+                marker.write(str(os.getpid()))
+        return x * self.weight
+"""
+
+
+def test_a_candidate_that_takes_the_judge_down_loses_only_its_rung(
+    attempt: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    text = odd(KILLED_AFTER_ITS_FIRST_PROCESS.strip()).replace("__file__", repr(str(tmp_path / "marker")))
+    artifact = attempt(text, Options(inputs=(TensorSpec("x", "FP32", (4,)),), backends=("eager", "torchscript")))
+    assert outcomes(artifact) == {"eager": "failed", "torchscript": "chosen"}
+    assert "while it was compared with the reference, its process was killed" in artifact.manifest.ladder[0].reason
+
+
+def test_a_dataclass_in_a_model_file_finds_its_module(write_model: Callable[..., Path]) -> None:
+    text = "from __future__ import annotations\nfrom dataclasses import dataclass, KW_ONLY\nimport torch\n"
+    text += "@dataclass\nclass Size:\n    width: int = 3\ndef create_model():\n    return torch.nn.Linear(4, Size().width)\n"
+    assert open_model(write_model(text), "cpu").module(torch.ones(1, 4)).shape == (1, 3)
+
+
+def test_a_candidate_that_computes_something_else_is_rejected(attempt: Callable[..., Artifact]) -> None:
+    artifact = attempt(odd("return x * (1.01 if torch.jit.is_tracing() else 1.0)"))
+    assert outcomes(artifact) == {"eager": "chosen", "torchscript": "inaccurate"}
+    assert "differs from the reference by 0.01" in artifact.manifest.ladder[1].reason
+    assert artifact.manifest.ladder[1].errors[0].relative_l2 == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_tolerance_lets_it_through(attempt: Callable[..., Artifact]) -> None:
+    tolerance = Tolerance(relative_l2=0.1, max_abs=0.1)
+    options = msgspec.structs.replace(FAST, tolerance=tolerance, backends=("torchscript",))
+    artifact = attempt(odd("return x * (1.01 if torch.jit.is_tracing() else 1.0)"), options)
+    assert artifact.manifest.backend == "torchscript"
+
+
+def test_a_decision_on_data_is_never_frozen(attempt: Callable[..., Artifact]) -> None:
+    artifact = attempt(odd("return x * self.weight if x.abs().max() < 1e6 else x * 0"))
+    assert outcomes(artifact) == {"eager": "chosen", "torchscript": "failed"}
+    assert "tracing would freeze a decision" in artifact.manifest.ladder[1].reason
+
+
+def test_no_candidate_names_every_reason(attempt: Callable[..., Artifact]) -> None:
+    options = msgspec.structs.replace(FAST, backends=("torchscript",))
+    with pytest.raises(NoCandidate, match=r"torchscript: at batch 1: output 'output' has NaN"):
+        attempt(odd("return x * (float('nan') if torch.jit.is_tracing() else 1.0)"), options)
+
+
+def test_without_a_compiler_the_rung_is_skipped_until_there_is_one(
+    attempt: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = msgspec.structs.replace(FAST, backends=("eager", "inductor"))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    artifact = attempt(odd(), options)
+    assert outcomes(artifact) == {"eager": "chosen", "inductor": "skipped"}
+    assert artifact.manifest.ladder[1].reason == "inductor needs a C++ compiler: install g++"
+    assert attempt(odd(), options).cached
+    monkeypatch.setenv("CXX", sys.executable)  # found, and able to do nothing: enough to be tried again
+    again = attempt(odd(), options)
+    assert (again.cached, outcomes(again)["inductor"]) == (False, "failed")
+
+
+def test_a_listener_that_raises_stops_the_work(write_model: Callable[..., Path], target: Target, cache: Cache) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.message == "opening the model":
+            raise InterruptedError(progress.stage)
+
+    with pytest.raises(InterruptedError, match="load"):
+        compile(find_source(write_model()), FAST, target, cache, stop)
+    assert cache.list() == ()
+
+
+def test_unknown_backends_are_refused_with_the_known_ones(attempt: Callable[..., Artifact]) -> None:
+    with pytest.raises(LoadFailed, match="unknown backend 'onnx': there are eager, torchscript, inductor"):
+        attempt(odd(), msgspec.structs.replace(FAST, backends=("onnx",)))

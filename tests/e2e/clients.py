@@ -1,0 +1,156 @@
+"""Unmodified tritonclient against a running server; run as a program in its own process, as a user's client is.
+
+    python -m tests.e2e.clients http 127.0.0.1:8000 infer
+
+Both this project's and tritonclient's generated messages claim the same protobuf names, so they cannot share a process.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc
+import tritonclient.http
+from tritonclient.utils import InferenceServerException
+
+MODULES = {"http": tritonclient.http, "grpc": tritonclient.grpc}
+
+
+def connect(protocol: str, url: str, concurrency: int = 1) -> Any:
+    if protocol == "http":
+        return tritonclient.http.InferenceServerClient(url, concurrency=concurrency)
+    return tritonclient.grpc.InferenceServerClient(url)
+
+
+def tensor(protocol: str, name: str, array: np.ndarray[Any, Any], datatype: str) -> Any:
+    made = MODULES[protocol].InferInput(name, list(array.shape), datatype)
+    made.set_data_from_numpy(array)
+    return made
+
+
+def describe(protocol: str, url: str) -> dict[str, Any]:
+    """Everything a client asks before it infers."""
+    client = connect(protocol, url)
+    metadata, config = client.get_model_metadata("affine"), client.get_model_config("affine")
+    server = client.get_server_metadata()
+    if protocol == "grpc":
+        return {
+            "ready": [client.is_server_live(), client.is_server_ready(), client.is_model_ready("affine")],
+            "server": server.name,
+            "inputs": [[each.name, each.datatype, list(each.shape)] for each in metadata.inputs],
+            "outputs": [[each.name, each.datatype, list(each.shape)] for each in metadata.outputs],
+            "max_batch_size": config.config.max_batch_size,
+            "dims": list(config.config.input[0].dims),
+        }
+    return {
+        "ready": [client.is_server_live(), client.is_server_ready(), client.is_model_ready("affine")],
+        "server": server["name"],
+        "inputs": [[each["name"], each["datatype"], each["shape"]] for each in metadata["inputs"]],
+        "outputs": [[each["name"], each["datatype"], each["shape"]] for each in metadata["outputs"]],
+        "max_batch_size": config["max_batch_size"],
+        "dims": config["input"][0]["dims"],
+    }
+
+
+def infer(protocol: str, url: str) -> dict[str, Any]:
+    """Two inputs, one output asked for."""
+    x, y = np.arange(8, dtype=np.float32).reshape(2, 4), np.ones((2, 4), np.float32)
+    inputs = [tensor(protocol, "x", x, "FP32"), tensor(protocol, "y", y, "FP32")]
+    outputs = [MODULES[protocol].InferRequestedOutput("sum")]
+    answer = connect(protocol, url).infer("affine", inputs, outputs=outputs, request_id="42", model_version="1")
+    response = answer.get_response()
+    identity = response.id if protocol == "grpc" else response["id"]
+    return {"sum": answer.as_numpy("sum").tolist(), "scaled": answer.as_numpy("scaled") is None, "id": identity}
+
+
+def everything(protocol: str, url: str) -> dict[str, Any]:
+    """Every datatype there and back; True for each that came back as it went."""
+    generator = np.random.default_rng(3)
+    arrays: dict[str, tuple[np.ndarray[Any, Any], str]] = {}
+    for datatype, dtype in TYPES.items():
+        values = generator.integers(0, 2 if datatype == "BOOL" else 100, (2, 5)).astype(dtype)
+        arrays[datatype.lower()] = (values, datatype)
+    inputs = [tensor(protocol, f"in_{name}", array, datatype) for name, (array, datatype) in arrays.items()]
+    answer = connect(protocol, url).infer("typed", inputs)
+    return {name: bool(np.array_equal(answer.as_numpy(f"out_{name}"), array)) for name, (array, _) in arrays.items()}
+
+
+TYPES: dict[str, Any] = {
+    "BOOL": np.bool_,
+    "UINT8": np.uint8,
+    "INT8": np.int8,
+    "INT16": np.int16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "FP16": np.float16,
+    "BF16": np.float32,  # tritonclient shows BF16 as float32 and rounds on the way; these values are exact in both
+    "FP32": np.float32,
+    "FP64": np.float64,
+}
+
+
+def classify(protocol: str, url: str) -> list[str]:
+    """The classification extension, with the labels of model.yaml."""
+    inputs = [tensor(protocol, "x", np.array([[1, 5]], np.float32), "FP32")]
+    outputs = [MODULES[protocol].InferRequestedOutput("y", class_count=2)]
+    answer = connect(protocol, url).infer("poison", inputs, outputs=outputs).as_numpy("y")
+    return [value.decode() for value in answer.reshape(-1)]
+
+
+def errors(protocol: str, url: str) -> dict[str, list[str]]:
+    """Status and sentence of each mistake; the server must live on."""
+    client = connect(protocol, url)
+    good = np.zeros((1, 4), np.float32)
+
+    def mistake(model: str, *inputs: Any, **more: Any) -> list[str]:
+        try:
+            client.infer(model, list(inputs), **more)
+        except InferenceServerException as error:
+            return [str(error.status()), error.message()]
+        return ["", "no error"]
+
+    x, y = tensor(protocol, "x", good, "FP32"), tensor(protocol, "y", good, "FP32")
+    return {
+        "unknown model": mistake("nobody", x),
+        "unknown version": mistake("affine", x, y, model_version="9"),
+        "missing input": mistake("affine", x),
+        "unknown input": mistake("affine", x, tensor(protocol, "z", good, "FP32")),
+        "wrong shape": mistake("affine", x, tensor(protocol, "y", np.zeros((1, 5), np.float32), "FP32")),
+        "no batch": mistake("affine", x, tensor(protocol, "y", np.zeros(4, np.float32), "FP32")),
+        "wrong datatype": mistake("affine", x, tensor(protocol, "y", np.zeros((1, 4), np.float64), "FP64")),
+        "batch too large": mistake(
+            "affine", *(tensor(protocol, n, np.zeros((17, 4), np.float32), "FP32") for n in "xy")
+        ),
+        "unknown output": mistake("affine", x, y, outputs=[MODULES[protocol].InferRequestedOutput("z")]),
+        "model fails": mistake("poison", tensor(protocol, "x", -np.ones((1, 2), np.float32), "FP32")),
+        "broken model": mistake("broken", tensor(protocol, "x", np.ones((1, 2), np.float32), "FP32")),
+    }
+
+
+def crowd(protocol: str, url: str, data: str, clients: int = 64) -> list[int]:
+    """Every row of `data` (an .npz with `images`) sent by one of `clients` at once; the label each one got."""
+    images = np.load(data)["images"]
+    shared = connect(protocol, url, concurrency=clients)  # both clients are safe to share between requests under way
+
+    def ask(image: np.ndarray[Any, Any]) -> int:
+        answer = shared.infer("digits", [tensor(protocol, "image", image[None], "FP32")])
+        return int(answer.as_numpy("probabilities").argmax())
+
+    if protocol == "grpc":
+        with concurrent.futures.ThreadPoolExecutor(clients) as pool:
+            return list(pool.map(ask, images))
+    labels = []
+    for start in range(0, len(images), clients):
+        chunk = images[start : start + clients]
+        under_way = [shared.async_infer("digits", [tensor(protocol, "image", image[None], "FP32")]) for image in chunk]
+        labels.extend(int(request.get_result().as_numpy("probabilities").argmax()) for request in under_way)
+    return labels
+
+
+if __name__ == "__main__":
+    _, chosen, address, action, *rest = sys.argv
+    print(json.dumps(globals()[action](chosen, address, *rest)))

@@ -1,0 +1,81 @@
+"""Unmodified tritonclient, HTTP and gRPC, against the real service: every question a client asks, every mistake it makes."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.e2e.running import RunningServer
+
+
+class Door:
+    """One protocol of a running server, asked through tritonclient in a process of its own."""
+
+    def __init__(self, protocol: str, server: RunningServer) -> None:
+        self.protocol = protocol
+        self.address = f"127.0.0.1:{server.http_port if protocol == 'http' else server.grpc_port}"
+
+    def do(self, action: str, *arguments: str) -> Any:
+        command = [sys.executable, "-m", "tests.e2e.clients", self.protocol, self.address, action, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(params=["http", "grpc"])
+def door(request: pytest.FixtureRequest, zoo: RunningServer) -> Door:
+    return Door(request.param, zoo)
+
+
+def test_describes_itself(door: Door) -> None:
+    assert door.do("describe") == {
+        "ready": [True, True, True],
+        "server": "torchere",
+        "inputs": [["x", "FP32", [-1, 4]], ["y", "FP32", [-1, 4]]],
+        "outputs": [["sum", "FP32", [-1, 4]], ["scaled", "FP32", [-1, 4]]],
+        "max_batch_size": 16,
+        "dims": [4],
+    }
+
+
+def test_infers(door: Door) -> None:
+    assert door.do("infer") == {"sum": [[1, 2, 3, 4], [5, 6, 7, 8]], "scaled": True, "id": "42"}
+
+
+def test_every_datatype_comes_back_as_it_went(door: Door) -> None:
+    came = door.do("everything")
+    assert len(came) == 10
+    assert all(came.values()), came
+
+
+def test_classifies_with_labels(door: Door) -> None:
+    assert door.do("classify") == ["6.000000:1:right", "2.000000:0:left"]
+
+
+INVALID = ("400", "StatusCode.INVALID_ARGUMENT")
+NOT_FOUND = ("404", "StatusCode.NOT_FOUND")
+EXPECTED = {
+    "unknown model": (NOT_FOUND, "unknown model 'nobody'"),
+    "unknown version": (NOT_FOUND, "no version '9': its versions are 1"),
+    "missing input": (INVALID, "missing input 'y'"),
+    "unknown input": (INVALID, "no input 'z'"),
+    "wrong shape": (INVALID, "expected FP32 [-1,4] (batch up to 16), got FP32 [1,5]: dimension 1 must be 4"),
+    "no batch": (INVALID, "got FP32 [4]: add the batch dimension"),
+    "wrong datatype": (INVALID, "got FP64 [1,4]: send the data as FP32"),
+    "batch too large": (INVALID, "batch of 17 rows is larger than max_batch_size 16"),
+    "unknown output": (INVALID, "no output 'z': its outputs are sum, scaled"),
+    "model fails": (("500", "StatusCode.INTERNAL"), "failed on this input: ValueError: a value is negative"),
+    "broken model": (("503", "StatusCode.UNAVAILABLE"), "the weights are on the moon"),
+}
+
+
+def test_every_mistake_has_its_status_and_its_remedy(door: Door) -> None:
+    came = door.do("errors")
+    column = 0 if door.protocol == "http" else 1
+    for mistake, (statuses, sentence) in EXPECTED.items():
+        status, message = came[mistake]
+        assert status == statuses[column], (mistake, status, message)
+        assert sentence in message, mistake
+    assert door.do("infer")["id"] == "42", "the server lives on"

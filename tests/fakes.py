@@ -1,0 +1,120 @@
+"""Stand-ins with the real method names: engines that compute in Python, counters that remember, a clock that is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from compiler.spec import TensorSpec
+from service.engine.messages import Failure, Infer, Result
+from service.repository.catalog import Catalog, Entry, State
+from service.repository.config import Batching, ImageInput
+from service.tensors import NUMPY_TYPES
+
+Arrays = list[np.ndarray[Any, Any]]
+
+
+def entry(**changes: Any) -> Entry:
+    """A ready model `double`: FP32 [-1,3] in, twice that out."""
+    values: dict[str, Any] = {
+        "name": "double",
+        "version": "1",
+        "state": State.READY,
+        "inputs": (TensorSpec("x", "FP32", (-1, 3)),),
+        "outputs": (TensorSpec("y", "FP32", (-1, 3)),),
+        "max_batch_size": 8,
+        "buckets": (1, 2, 4, 8),
+        "backend": "eager",
+        "precision": "fp32",
+        "device": "cpu",
+        "origin": "cache",
+    }
+    return Entry(**{**values, **changes})
+
+
+IMAGE_ENTRY = entry(
+    name="mean_color",
+    inputs=(TensorSpec("image", "UINT8", (-1, 4, 4, 3)),),
+    outputs=(TensorSpec("color", "FP32", (-1, 3)),),
+    images=(ImageInput("image", "stretch", 1.0, "RGB"),),
+    labels={"color": ("red", "green", "blue")},
+)
+
+LOADING_ENTRY = entry(name="slow_start", state=State.LOADING, reason="compiling: inductor")
+
+
+def catalog(*more: Entry) -> Catalog:
+    return Catalog((entry(), entry(version="2"), IMAGE_ENTRY, LOADING_ENTRY, *more))
+
+
+class FakeEngines:
+    """Answers with numpy; `compute[name]` maps a model's input arrays to its outputs. `asked` keeps the messages."""
+
+    def __init__(self, **compute: Callable[[Arrays], Arrays]) -> None:
+        self.asked: list[Infer] = []
+        self.error: Exception | None = None
+        self._compute: dict[str, Callable[[Arrays], Arrays]] = {
+            "double": lambda arrays: [2 * arrays[0]],
+            "mean_color": lambda arrays: [arrays[0].mean(axis=(1, 2), dtype=np.float32)],
+            **compute,
+        }
+        self._entries = {found.name: found for found in catalog().entries()}
+
+    def know(self, found: Entry) -> None:
+        self._entries[found.name] = found
+
+    async def infer(self, message: Infer, blobs: Sequence[Any]) -> tuple[Result, list[memoryview]]:
+        self.asked.append(message)
+        if self.error is not None:
+            raise self.error
+        specs = self._entries[message.model].inputs
+        arrays = [
+            np.frombuffer(blob, NUMPY_TYPES[spec.datatype]).reshape(shape)
+            for spec, blob, shape in zip(specs, blobs, message.shapes, strict=True)
+        ]
+        outputs = [np.ascontiguousarray(array) for array in self._compute[message.model](arrays)]
+        views = [memoryview(array.tobytes()) for array in outputs]
+        shapes = tuple(array.shape for array in outputs)
+        sizes = tuple(map(len, views))
+        return Result(message.id, shapes, sizes, (1, 2, 3, 4, 5), message.rows, message.rows), views
+
+
+class FakeCounter:
+    """Remembers what was counted: (model, version, protocol, outcome, rows)."""
+
+    def __init__(self) -> None:
+        self.ended: list[tuple[str, str, str, str, int]] = []
+
+    def finished(self, model: str, version: str, protocol: str, outcome: str, seconds: float, rows: int) -> None:
+        assert seconds >= 0
+        self.ended.append((model, version, protocol, outcome, rows))
+
+
+class FakeBatchCounter:
+    """Remembers the rows and bucket of each batch."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, int]] = []
+
+    def batch(self, queue_ns: Sequence[int], phases_ns: tuple[int, int, int, int], rows: int, bucket: int) -> None:
+        self.batches.append((rows, bucket))
+
+    def depth(self, requests: int) -> None:
+        assert requests >= 0
+
+
+class FakeConnection:
+    """Collects the answers of an engine, by request."""
+
+    def __init__(self) -> None:
+        self.answers: dict[int, tuple[Result | Failure, list[bytes]]] = {}
+
+    def send(self, answers: Sequence[tuple[Result | Failure, Sequence[memoryview]]]) -> None:
+        for message, blobs in answers:
+            assert message.id not in self.answers, "a request is answered once"
+            self.answers[message.id] = (message, [bytes(blob) for blob in blobs])
+
+
+DEFAULT_BATCHING = Batching()

@@ -1,0 +1,93 @@
+"""The three backends on a real GPU, through the public door."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from compiler import Cache, Options, backends, compile, detect_devices, detect_target, find_source
+from compiler.spec import TensorSpec
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+CNN = """
+import torch
+from torch import nn
+
+class Cnn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.deeper = nn.Conv2d(16, 32, 3, stride=2, padding=1)
+        self.head = nn.Linear(32 * 64, 10)
+
+    def forward(self, image):
+        y = torch.relu(self.deeper(torch.relu(self.norm(self.conv(image)))))
+        logits = self.head(y.reshape(image.shape[0], -1))
+        return {"logits": logits, "row": torch.arange(image.shape[0], device=image.device)}
+
+def create_model():
+    return Cnn()
+"""
+
+IMAGE = TensorSpec("image", "FP32", (-1, 3, 16, 16))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.py").write_text(CNN)
+    return model
+
+
+def test_every_backend_builds_agrees_with_the_cpu_and_is_cached(folder: Path, tmp_path: Path) -> None:
+    assert detect_devices()[0] == "cuda:0"
+    target = detect_target("cuda:0")
+    assert target.cuda
+    assert target.capabilities[0].startswith("sm_")
+    images = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    namespace: dict[str, object] = {}
+    exec(CNN, namespace)
+    with torch.inference_mode():
+        wanted = namespace["create_model"]().eval()(images)  # type: ignore[operator]
+    cache = Cache(tmp_path / "cache")
+    for backend in ("eager", "torchscript", "inductor"):
+        options = Options(inputs=(IMAGE,), max_batch_size=8, backends=(backend,))
+        artifact = compile(find_source(folder), options, target, cache)
+        assert (artifact.cached, artifact.manifest.backend) == (False, backend)
+        model = backends.load(artifact.folder, artifact.manifest, "cuda:0")
+        logits, row = model((images.cuda(),))
+        assert logits.is_cuda
+        torch.testing.assert_close(logits.cpu(), wanted["logits"], rtol=1e-3, atol=1e-4)
+        assert row.tolist() == [0, 1, 2, 3, 4]
+        assert compile(find_source(folder), options, target, cache).cached
+
+
+def test_the_ladder_is_raced_on_the_gpu(folder: Path, tmp_path: Path) -> None:
+    options = Options(inputs=(IMAGE,), max_batch_size=8)
+    artifact = compile(find_source(folder), options, detect_target("cuda:0"), Cache(tmp_path / "cache"))
+    assert {rung.outcome for rung in artifact.manifest.ladder} == {"chosen", "slower"}, artifact.manifest.ladder
+    assert all(sorted(rung.milliseconds) == [1, 2, 4, 8] for rung in artifact.manifest.ladder)
+
+
+def test_a_program_exported_on_the_cpu_moves_to_the_gpu(tmp_path: Path) -> None:
+    namespace: dict[str, object] = {}
+    exec(CNN, namespace)
+    module = namespace["create_model"]().eval()  # type: ignore[operator]
+    shapes = {"image": {0: torch.export.Dim("batch", min=1, max=8)}}
+    program = torch.export.export(module, (torch.randn(2, 3, 16, 16),), dynamic_shapes=shapes)
+    torch.export.save(program, tmp_path / "model.pt2")
+    artifact = compile(
+        find_source(tmp_path),
+        Options(backends=("eager", "torchscript")),
+        detect_target("cuda:0"),
+        Cache(tmp_path / "cache"),
+    )
+    assert {rung.outcome for rung in artifact.manifest.ladder} <= {"chosen", "slower"}, artifact.manifest.ladder
+    images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    logits, _ = backends.load(artifact.folder, artifact.manifest, "cuda:0")((images.cuda(),))
+    torch.testing.assert_close(logits.cpu(), module(images)["logits"], rtol=1e-3, atol=1e-4)

@@ -1,0 +1,60 @@
+"""The direction of imports and the limits of size: the plan of the house, checked."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = {  # a part may import those below it; the folder's own files are free among themselves
+    "cli": 6, "serve": 5, "frontend": 5, "rest": 4, "rpc": 4, "client": 4, "loading": 4, "precompile": 4, "control": 3, "plane": 3,
+}  # fmt: skip
+MAX_LINES, MAX_FUNCTION_LINES = 300, 60
+
+
+def sources() -> list[Path]:
+    return [path for folder in ("service", "compiler") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_direction_of_imports(path: Path) -> None:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    for module in imports(path):
+        top, *rest = module.split(".")
+        if parts[0] == "compiler":
+            assert top not in ("service", "protos"), f"compiler knows nothing of {module}"
+        if top == "protos":
+            assert parts[1] in ("rpc", "client"), "only rpc and client speak protobuf"
+        if top == "service" and rest and rest[0] in LAYERS and rest[0] != parts[1]:
+            own = LAYERS.get(parts[1], 2)
+            assert LAYERS[rest[0]] <= own, f"{path.name} is below {module}"
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_small_and_say_what_they_are(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= MAX_LINES
+    tree = ast.parse(text)
+    if text.strip():
+        assert ast.get_docstring(tree), "a file opens with what it does"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < MAX_FUNCTION_LINES, node.name
+
+
+@pytest.mark.parametrize("module", ["service.cli", "service.serve", "service.frontend", "service.observe.sidecar"])
+def test_parent_frontend_and_sidecar_import_no_torch(module: str) -> None:
+    program = f"import sys, {module}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
