@@ -7,6 +7,7 @@ are lost. `backends/inductor.py` and, where tracing would freeze something, `bac
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Any
 
 import torch
@@ -83,6 +84,8 @@ def _convert_torchscript(script: nn.Module, example: tuple[Tensor, ...], interfa
     logging.getLogger("torch._export").setLevel(logging.ERROR)  # it reports every specialised size
     assert isinstance(script, torch.jit.ScriptModule), "load.py opens a .pt as TorchScript"
     with quiet_torchscript():
+        # The counter of a batch norm is state that inference never reads.
+        warnings.filterwarnings("ignore", message="Manually populate .* into state_dict", category=UserWarning)
         program = TS2EPConverter(script, example).convert()
     names = tuple(spec.name for spec in interface.outputs)
     return Flat(Opened("pt2", program.module(check_guards=False), program), names)

@@ -53,12 +53,13 @@ def _check_rows(tensor: Tensor, rows: int | None, entry: Entry) -> int:
         )
     if batch > entry.max_batch_size:
         raise InvalidInput(
-            f"input '{tensor.name}': batch of {batch} rows is larger than max_batch_size {entry.max_batch_size} of model "
-            f"'{entry.name}': split the request"
+            f"input '{tensor.name}': batch of {batch} rows is larger than max_batch_size {entry.max_batch_size} "
+            f"of model '{entry.name}': split the request"
         )
     if rows is not None and batch != rows:
         raise InvalidInput(
-            f"input '{tensor.name}' has {batch} rows, another input has {rows}: all inputs of a request share the batch size"
+            f"input '{tensor.name}' has {batch} rows, another input has {rows}: "
+            "all inputs of a request share the batch size"
         )
     return batch
 

@@ -31,13 +31,20 @@ from service.settings import Settings
 
 log = logging.getLogger("torchere.frontend")
 
-IDLE_POLL_S = 0.02  # how often a draining frontend looks whether its last request has been answered
 FAREWELL_S = 0.2  # clients on open connections get a refusal to read, not a reset
 HTTP_SOCKET_VARIABLE = "TORCHERE_HTTP_SOCKET"
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn, with the signals left to the parent."""
+    """uvicorn, with the signals left to the parent, and an event that tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_listening.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -112,21 +119,19 @@ class Frontend:
         )
         self._http = HttpServer(config)
         self._http_task = asyncio.create_task(self._http.serve(sockets=[http_socket]))
-        while not self._http.started and not self._http_task.done():
-            await asyncio.sleep(0)
+        await self._http.is_listening.wait()
         return Started(os.getpid(), http_port=http_socket.getsockname()[1], grpc_port=self._rpc.port)
 
     async def _drain(self) -> None:
         """Refuse what is new, answer what was accepted, then close."""
         self._plane.is_draining = True
         log.info("draining: %d requests are under way", self._plane.in_flight)
-        assert self._http is not None and self._rpc is not None and self._http_task is not None, (
-            "configured before drained"
-        )
+        assert self._http is not None, "configured before drained"
+        assert self._rpc is not None, "configured before drained"
+        assert self._http_task is not None, "configured before drained"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._drain_timeout_s):
-                while self._plane.in_flight:
-                    await asyncio.sleep(IDLE_POLL_S)
+                await self._plane.wait_until_idle()
         await asyncio.sleep(FAREWELL_S)
         self._rpc.set_serving(False)
         self._http.should_exit = True

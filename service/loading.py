@@ -18,7 +18,8 @@ from compiler import Artifact, Progress
 from compiler.cache import Cache
 from compiler.errors import CompileError
 from compiler.source import find_source
-from compiler.target import Target, detect_target
+from compiler.spec import Target
+from compiler.target import detect_target
 from service.observe.metrics import CACHE, COMPILE
 from service.repository.catalog import Entry, State
 from service.repository.config import ModelConfig, to_options

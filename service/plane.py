@@ -1,4 +1,4 @@
-"""The one door of inference: find the model, check the request, bound its time, hand it to an engine, count the outcome.
+"""The one door of inference: find the model, check the request, bound its time, have it run, count the outcome.
 
 Knows no protocol and no torch. `rest` and `rpc` translate into it; `engine/client.py` carries the request on.
 """
@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from service.checks import check_inputs, check_outputs
 from service.classify import classify
 from service.engine.messages import Infer, Result
-from service.checks import check_inputs, check_outputs
 from service.errors import Code, ServiceError, Unavailable
 from service.repository.catalog import RETRY_AFTER_S, Catalog, Entry
 from service.tensors import InferRequest, InferResponse, RequestedOutput, Tensor
@@ -48,6 +48,8 @@ class Plane:
         self.catalog = Catalog()
         self.is_draining = False
         self.in_flight = 0
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
         self._engines = engines
         self._counter = counter
         self._clock = clock
@@ -61,6 +63,10 @@ class Plane:
         """True when the service takes inference requests for all that it serves."""
         return not self.is_draining and self.catalog.is_ready
 
+    async def wait_until_idle(self) -> None:
+        """Return when every request that was accepted has been answered."""
+        await self._is_idle.wait()
+
     async def infer(self, request: InferRequest) -> InferResponse:
         """Check, run and answer one request.
 
@@ -69,6 +75,7 @@ class Plane:
         started = request.arrived or self._clock()
         version, rows, outcome = "", 0, "failed"
         self.in_flight += 1
+        self._is_idle.clear()
         try:
             entry = self._admit(request)
             version = entry.version
@@ -85,6 +92,8 @@ class Plane:
             raise
         finally:
             self.in_flight -= 1
+            if not self.in_flight:
+                self._is_idle.set()
             # A name that no model has must not become a label of a metric: version is "" until the model is found.
             model = request.model if version else ""
             self._counter.finished(model, version, request.protocol, outcome, self._clock() - started, rows)

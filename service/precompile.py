@@ -1,4 +1,4 @@
-"""What `torchere compile` does: every model of a repository into the cache, with live progress and the ladder at the end.
+"""What `torchere compile` does: every model of a repository into the cache, with live progress, then its ladder.
 
 Uses the same scan, options and compiler as `serve`, so that what it leaves is what a later start finds.
 """
@@ -15,7 +15,8 @@ from compiler.cache import Cache
 from compiler.errors import CompileError
 from compiler.manifest import Candidate, Manifest
 from compiler.source import find_source
-from compiler.target import Target, detect_devices, detect_target
+from compiler.spec import Target
+from compiler.target import detect_devices, detect_target
 from service.repository.config import to_options
 from service.repository.storage import FoundModel, scan
 from service.settings import Settings

@@ -1,7 +1,7 @@
 """The parent process: finds the models, has each compiled, starts the other processes, keeps them alive, drains them.
 
-Never imports torch. Each step is a file of its own: `repository` finds, `loading.py` compiles, `engine/fleet.py` decides
-what is ready, `engine/children.py` keeps processes alive. `cli.py` calls `serve`.
+Never imports torch. Each step is a file of its own: `repository` finds, `loading.py` compiles, `engine/fleet.py`
+decides what is ready, `engine/children.py` keeps processes alive. `cli.py` calls `serve`.
 """
 
 from __future__ import annotations

@@ -31,7 +31,10 @@ def find_faults(error: ValidationError, model: type[BaseModel]) -> list[tuple[Lo
     >>> find_faults(error, ModelFile)
     [(("max_batchsize",), "unknown key 'max_batchsize': did you mean 'max_batch_size'?")]
     """
-    return [(each["loc"], _sentence(dict(each), model)) for each in error.errors(include_url=False)]
+    errors = error.errors(include_url=False)
+    inner = {each["loc"][:depth] for each in errors for depth in range(len(each["loc"]))}
+    # A list with a wrong item is called too short as well: the item says enough.
+    return [(each["loc"], _sentence(dict(each), model)) for each in errors if each["loc"] not in inner]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -71,10 +74,11 @@ def _sentence(fault: dict[str, Any], model: type[BaseModel]) -> str:
 
 def _expected(message: str) -> str:
     """pydantic's words in ours: "Input should be a valid integer, ..." -> "must be a valid integer"."""
-    words = message.partition(", unable")[0].partition(" or instance of")[0]
+    for clause in (", unable", " or instance of", " after validation"):
+        message = message.partition(clause)[0]
     for theirs, ours in PLAIN_WORDS.items():
-        words = words.replace(theirs, ours)
-    return words
+        message = message.replace(theirs, ours)
+    return message
 
 
 def _known_keys(model: type[BaseModel], location: Location) -> list[str]:

@@ -126,9 +126,7 @@ class _Reader:
             return self._loader.construct_object(node)
         except (ValueError, KeyError, IndexError) as error:  # `!!bool maybe`, `!!int ""`, 0x_
             kind = node.tag.rpartition(":")[2]
-            raise YamlFault(
-                _line(node), f"{_source(node)} is not of the kind {kind}: quote it if it is text"
-            ) from error
+            raise YamlFault(_line(node), f"{_source(node)} is no {kind}: quote it if it is text") from error
 
 
 def _line(node: yaml.Node | None) -> int:

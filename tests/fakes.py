@@ -1,4 +1,4 @@
-"""Stand-ins with the real method names: engines that compute in Python, counters that remember, a clock that is told."""
+"""Stand-ins with the real method names: engines that compute in Python, counters that remember."""
 
 from __future__ import annotations
 

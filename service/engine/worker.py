@@ -1,4 +1,4 @@
-"""The engine process: takes requests from frontends, lets each model's threads run them, loads models on the parent's word.
+"""The engine process: takes requests from frontends, lets each model's threads run them, loads what the parent says.
 
 Imports torch; knows no HTTP, no gRPC. `models.py` holds the loop that batches, `listener.py` the sockets.
 
@@ -101,7 +101,7 @@ class Engine:
         started = time.monotonic()
         try:
             served = self._open(entry, folder)
-        except Exception as error:  # noqa: BLE001 - an artifact may fail in any way; the parent is told why
+        except Exception as error:
             log.exception("model %s version %s could not be loaded", entry.name, entry.version)
             self._link.send(LoadFailed(entry.name, entry.version, f"{type(error).__name__}: {error}"))
             return

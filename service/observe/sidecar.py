@@ -23,7 +23,7 @@ from service.engine.messages import Drain, Started, StartFailed
 def publish(directory: Path, host: str, port: int) -> WSGIServer:
     """Serve /metrics in a thread. Raises OSError where the port is taken, ValueError where the directory is missing."""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, str(directory))
+    MultiProcessCollector(registry, str(directory))  # type: ignore[no-untyped-call]
     server, _ = start_http_server(port, addr=host, registry=registry)
     return server
 

@@ -52,9 +52,7 @@ def _check_size(size: int) -> int:
 def _check_labels(labels: Any) -> Any:
     is_list = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
     if labels is not None and not isinstance(labels, str) and not is_list:
-        raise ValueError(
-            "must be a list of text (quote numbers, yes and no) or the name of a file in the model's folder"
-        )
+        raise ValueError("must be a list of text (quote numbers, yes and no) or a file in the model's folder")
     return labels
 
 

@@ -56,9 +56,11 @@ def _model_folders(repository: Path) -> dict[str, Path]:
         ) from error
     except OSError as error:
         raise RepositoryError(f"the model repository {repository} cannot be read: {error.strerror}") from error
-    return {
-        path.name: path for path in paths if path.name[0] not in "._" and path.name not in NOT_MODELS and path.is_dir()
-    }
+
+
+def _may_be_model(path: Path) -> bool:
+    """Also a link that leads nowhere: it becomes a broken model, where silence would hide a volume that is missing."""
+    return path.name[0] not in "._" and path.name not in NOT_MODELS and not path.is_file()
 
 
 def _find(repository: Path, folder: Path) -> FoundModel:

@@ -1,6 +1,6 @@
-"""The HTTP application: the infer routes on the fast lane, everything else through FastAPI, every error `{"error": ...}`.
+"""The HTTP application: inference on the fast lane, everything else through FastAPI, every error `{"error": ...}`.
 
-Knows routes, not models. `frontend.py` serves it; `infer.py` is the lane, `v2.py` and `models.py` hold the other routes.
+Knows routes, not models. `frontend.py` serves it; `infer.py` is the lane, `v2.py` and `models.py` are the other routes.
 """
 
 from __future__ import annotations

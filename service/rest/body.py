@@ -17,7 +17,7 @@ AUTOMATIC_HEADER = 32 + zlib.MAX_WBITS  # zlib recognises gzip and deflate (zlib
 
 
 async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
-    """The whole body, decompressed. Raises TooLarge before it is buffered where its announced length is over `limit`."""
+    """The whole body, decompressed. Raises TooLarge, before anything is buffered where the length is announced."""
     announced = headers.get(b"content-length", b"0")
     if announced.isdigit() and int(announced) > limit:
         raise _too_large(int(announced), limit)

@@ -74,7 +74,7 @@ def _parse_with_nan(text: bytes, error: orjson.JSONDecodeError) -> Any:
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
-            pass  # noqa: S110 - then it is broken in another way too, which the first error tells
+            pass
     raise InvalidInput(f"the request is not valid JSON: {error}") from error
 
 
@@ -82,7 +82,8 @@ def parse_infer(body: memoryview, json_size: int | None) -> ParsedRequest:
     """A v2 inference request; `json_size` is the Inference-Header-Content-Length, None where there is none."""
     if json_size is not None and not 0 < json_size <= len(body):
         raise InvalidInput(
-            f"Inference-Header-Content-Length is {json_size}, the body has {len(body)} bytes: it must be between 1 and that"
+            f"Inference-Header-Content-Length is {json_size}, the body has {len(body)} bytes: "
+            "it must be between 1 and that"
         )
     request = parse_json(body if json_size is None else body[:json_size])
     return parse_request(request, body[len(body) if json_size is None else json_size :])

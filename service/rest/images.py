@@ -41,7 +41,7 @@ def decode_image(body: bytes, file_format: str, image: ImageInput, spec: TensorS
 
 
 def fit_image(picture: Image.Image, width: int, height: int, image: ImageInput) -> Image.Image:
-    """`crop`: the centre at the target's aspect ratio, `crop_fraction` of what fits; `pad`: all of it; `stretch`: warped."""
+    """`crop`: the centre in the target's aspect ratio, `crop_fraction` of what fits; `pad`: all; `stretch`: warped."""
     if image.fit == "stretch":
         return picture.resize((width, height), Image.Resampling.BICUBIC)
     if image.fit == "pad":

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from compiler.isolate import builder_environment, describe_end
@@ -19,9 +21,7 @@ def test_every_end_has_a_sentence(status: int, sentence: str) -> None:
     assert describe_end(status, "bye") == sentence
 
 
-def test_code_generators_keep_their_caches_in_the_workspace(tmp_path: object) -> None:
-    from pathlib import Path
-
+def test_code_generators_keep_their_caches_in_the_workspace() -> None:
     environment = builder_environment({"PYTHONPATH": "/mine", "TRITON_CACHE_DIR": "/tmp/shared"}, Path("/w"))
     assert environment["TRITON_CACHE_DIR"] == "/w/triton"
     assert environment["TORCHINDUCTOR_CACHE_DIR"] == "/w/inductor"

@@ -46,6 +46,11 @@ def test_rounding_is_within_tolerance() -> None:
     assert difference(reference * (1 + 1e-6), reference) == ""
 
 
+def test_the_owner_of_a_model_may_allow_more() -> None:
+    reference = torch.ones(2, 2)
+    assert find_difference(SPECS, (reference * 1.01,), (reference,), Tolerance(0.1, 0.1))[1] == ""
+
+
 def test_against_nothing_but_zeros_the_difference_is_absolute() -> None:
     error = measure_error("y", torch.full((1, 4), 0.5), torch.zeros(1, 4))
     assert (error.relative_l2, error.max_abs) == (1.0, 0.5)

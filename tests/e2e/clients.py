@@ -12,6 +12,7 @@ import json
 import sys
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
@@ -87,7 +88,7 @@ TYPES: dict[str, Any] = {
     "INT32": np.int32,
     "INT64": np.int64,
     "FP16": np.float16,
-    "BF16": np.float32,  # tritonclient shows BF16 as float32 and rounds on the way; these values are exact in both
+    "BF16": ml_dtypes.bfloat16,  # what this client takes since 26.06; before, it took float32
     "FP32": np.float32,
     "FP64": np.float64,
 }

@@ -1,4 +1,4 @@
-"""Unmodified tritonclient, HTTP and gRPC, against the real service: every question a client asks, every mistake it makes."""
+"""Unmodified tritonclient, HTTP and gRPC, against the real service: every question it asks, every mistake it makes."""
 
 import json
 import subprocess

@@ -1,20 +1,13 @@
-"""The whole road on the demo repository: compiled once, served from the cache, right under load, alive after a crash."""
+"""The whole road on the demo repository: compiled once, cached, right under load, alive after a crash."""
 
-import json
-import re
-import signal
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from tests.e2e.conftest import ROOT
-from tests.e2e.running import RunningServer
 
 CLIENTS = 64
 

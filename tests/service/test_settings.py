@@ -147,7 +147,7 @@ def test_settings_are_frozen_and_survive_the_way_to_another_process() -> None:
     settings = load_settings(models=("a",), cache_dir="/tmp/cache", http_port=0)
     assert Settings.model_validate_json(settings.model_dump_json()) == settings
     with pytest.raises(ValidationError):
-        settings.http_port = 1
+        settings.http_port = 1  # type: ignore[misc]
 
 
 def command(*names: str) -> tuple[click.Command, dict[str, Any]]:

@@ -184,6 +184,7 @@ REPLACED = [  # in FULL, by what, the line, the sentence
     ("instances: 2", "instances: 0", 25, "instances must be greater than or equal to 1, not 0"),
     ("{latest: 3}", "newest", 26, "version_policy must be a valid dictionary, not 'newest'"),
     ("{latest: 3}", "{latest: 1, specific: [2]}", 26, "version_policy must be one of `{latest: 2}`, `{specific:"),
+    ("inputs:\n", "inputs: []\nx:\n", 3, "inputs must have at least 1 item, not []"),
     ("{latest: 3}", "{}", 26, "version_policy must be one of `{latest: 2}`"),
 ]
 
@@ -257,8 +258,8 @@ BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
         ("description: !!python/object/apply:os.system [true]\n", "1: the tag tag:yaml.org,2002:python/object/apply"),
         ("description: !secret x\n", "1: the tag !secret is not allowed: write a plain value"),
         ("access: !!set {a, b}\n", "1: the tag tag:yaml.org,2002:set is not allowed"),
-        ("instances: !!bool maybe\n", "1: 'maybe' is not of the kind bool: quote it if it is text"),
-        ("instances: !!int ''\n", "1: '' is not of the kind int: quote it if it is text"),
+        ("instances: !!bool maybe\n", "1: 'maybe' is no bool: quote it if it is text"),
+        ("instances: !!int ''\n", "1: '' is no int: quote it if it is text"),
         ("- a\n- b\n", "1: the file must hold `key: value` lines"),
         ("on: 1\n", "1: the key 'on' is not text: write a name, or quote it"),
         ("? [a]\n: 1\n", "1: the key that begins here is not text"),
