@@ -38,6 +38,7 @@ class Engines(Protocol):
 class Counter(Protocol):
     """What the plane reports to `observe/metrics.py` about each request, once."""
 
+    def in_flight(self, protocol: str, change: int) -> None: ...
     def finished(self, model: str, version: str, protocol: str, outcome: str, seconds: float, rows: int) -> None: ...
 
 
@@ -76,6 +77,7 @@ class Plane:
         version, rows, outcome = "", 0, "failed"
         self.in_flight += 1
         self._is_idle.clear()
+        self._counter.in_flight(request.protocol, 1)
         try:
             entry = self._admit(request)
             version = entry.version
@@ -92,6 +94,7 @@ class Plane:
             raise
         finally:
             self.in_flight -= 1
+            self._counter.in_flight(request.protocol, -1)
             if not self.in_flight:
                 self._is_idle.set()
             # A name that no model has must not become a label of a metric: version is "" until the model is found.

@@ -52,6 +52,8 @@ def build(opened: Opened, interface: Interface, place: Place, out: Path) -> str:
 def load(folder: Path, interface: Interface, device: str) -> Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]:
     """Raises RuntimeError where the library does not fit this machine."""
     index = int(device.partition(":")[2]) if device != "cpu" else -1
+    if index >= 0:
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # the library allocates at once, without torch's lazy start
     with quiet_torchscript():  # torch imports classes that use the deprecated decorators
         compiled = torch._inductor.aoti_load_package(str(folder / FILE_NAME), device_index=index)
     return lambda inputs: tuple(pytree.tree_leaves(compiled(*inputs)))

@@ -64,6 +64,14 @@ class RequestMetrics:
     def __init__(self) -> None:
         self._ended: dict[tuple[str, str, str, str], Counter] = {}
         self._latency: dict[tuple[str, str, str], tuple[Histogram, Counter]] = {}
+        self._in_flight: dict[str, Gauge] = {}
+
+    def in_flight(self, protocol: str, change: int) -> None:
+        """A request began (1) or ended (-1)."""
+        gauge = self._in_flight.get(protocol)
+        if gauge is None:
+            gauge = self._in_flight[protocol] = IN_FLIGHT.labels(protocol)
+        gauge.inc(change)
 
     def finished(self, model: str, version: str, protocol: str, outcome: str, seconds: float, rows: int) -> None:
         """Count one request that ended; its latency only where it was answered."""

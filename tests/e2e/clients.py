@@ -132,24 +132,25 @@ def errors(protocol: str, url: str) -> dict[str, list[str]]:
     }
 
 
-def crowd(protocol: str, url: str, data: str, clients: int = 64) -> list[int]:
-    """Every row of `data` (an .npz with `images`) sent by one of `clients` at once; the label each one got."""
+def crowd(protocol: str, url: str, data: str, clients: str) -> list[list[float]]:
+    """Every image of `data` (an .npz) sent on its own by one of `clients` at once; the probabilities each one got."""
     images = np.load(data)["images"]
-    shared = connect(protocol, url, concurrency=clients)  # both clients are safe to share between requests under way
+    count = int(clients)
+    shared = connect(protocol, url, concurrency=count)
 
-    def ask(image: np.ndarray[Any, Any]) -> int:
+    def ask(image: np.ndarray[Any, Any]) -> list[float]:
         answer = shared.infer("digits", [tensor(protocol, "image", image[None], "FP32")])
-        return int(answer.as_numpy("probabilities").argmax())
+        return list(answer.as_numpy("probabilities")[0].tolist())
 
     if protocol == "grpc":
-        with concurrent.futures.ThreadPoolExecutor(clients) as pool:
+        with concurrent.futures.ThreadPoolExecutor(count) as pool:
             return list(pool.map(ask, images))
-    labels = []
-    for start in range(0, len(images), clients):
-        chunk = images[start : start + clients]
+    answers = []
+    for start in range(0, len(images), count):
+        chunk = images[start : start + count]
         under_way = [shared.async_infer("digits", [tensor(protocol, "image", image[None], "FP32")]) for image in chunk]
-        labels.extend(int(request.get_result().as_numpy("probabilities").argmax()) for request in under_way)
-    return labels
+        answers.extend(request.get_result().as_numpy("probabilities")[0].tolist() for request in under_way)
+    return answers
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-READY_TIMEOUT_S = 240.0  # a first start compiles on two busy cores
+READY_TIMEOUT_S = 480.0  # a first start compiles on two busy cores
 POLL_S = 0.05
 
 
@@ -48,8 +48,12 @@ class RunningServer:
     def __enter__(self) -> Self:
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(self._command, stderr=log, stdout=log, stdin=subprocess.DEVNULL)
-        if self._wait:
-            self.wait_until_ready()
+        try:
+            if self._wait:
+                self.wait_until_ready()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
         return self
 
     def __exit__(
