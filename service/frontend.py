@@ -24,6 +24,7 @@ from service.engine.messages import Configure, Drain, Snapshot, Started, StartFa
 from service.observe.logs import set_up_logging
 from service.observe.metrics import RequestMetrics
 from service.plane import Plane
+from service.ports import HTTP_SOCKET_VARIABLE
 from service.repository.catalog import Catalog
 from service.rest.app import create_app
 from service.rpc.server import RpcServer, start_rpc
@@ -32,7 +33,6 @@ from service.settings import Settings
 log = logging.getLogger("torchere.frontend")
 
 FAREWELL_S = 0.2  # clients on open connections get a refusal to read, not a reset
-HTTP_SOCKET_VARIABLE = "TORCHERE_HTTP_SOCKET"
 
 
 class HttpServer(uvicorn.Server):
@@ -74,14 +74,18 @@ class Frontend:
             ),
             sock=inherited_socket(),
         )
+        configure: Configure | None = None
         while True:
             match await self._orders.get():
                 case Configure() as configure:
-                    link.send(await self._start(configure))
+                    pass  # it listens when it knows the models: before, it would deny them
                 case Snapshot(entries, engines):
                     # Engines first: an entry that reads READY must find its engine.
                     await self._engines.follow(engines)
                     self._plane.catalog = Catalog(entries)
+                    if self._http is None:
+                        assert configure is not None, "the parent's first word"
+                        link.send(await self._start(configure))
                 case Drain():
                     await self._drain()
                     return
@@ -126,9 +130,8 @@ class Frontend:
         """Refuse what is new, answer what was accepted, then close."""
         self._plane.is_draining = True
         log.info("draining: %d requests are under way", self._plane.in_flight)
-        assert self._http is not None, "configured before drained"
-        assert self._rpc is not None, "configured before drained"
-        assert self._http_task is not None, "configured before drained"
+        if self._http is None or self._rpc is None or self._http_task is None:
+            return  # told to leave before it had begun
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._drain_timeout_s):
                 await self._plane.wait_until_idle()

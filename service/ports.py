@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 
+HTTP_SOCKET_VARIABLE = "TORCHERE_HTTP_SOCKET"  # the number of the listening socket that a frontend inherits
 BACKLOG = 2048  # a burst of new connections waits instead of being refused
 
 

@@ -35,10 +35,9 @@ from service.engine.messages import (
     Started,
     StartFailed,
 )
-from service.frontend import HTTP_SOCKET_VARIABLE
 from service.loading import Loader
 from service.observe.metrics import RESTARTS, publish_catalog
-from service.ports import listening_sockets, probe_port
+from service.ports import HTTP_SOCKET_VARIABLE, listening_sockets, probe_port
 from service.repository.catalog import Catalog, Entry, State
 from service.settings import Settings
 
@@ -71,7 +70,6 @@ class Server:
         self._sockets: list[socket.socket] = []
         self._stop = asyncio.Event()
         self._failure = ""
-        self._has_scanned = False
         self._is_settled = False
 
     def __repr__(self) -> str:
@@ -84,10 +82,9 @@ class Server:
             loop.add_signal_handler(number, self._signalled)
         loader = Loader(self._settings, self._devices[0], self._changed, self._compiled)
         try:
-            self._start_children(self._bind())  # they stay open here: a frontend's successor inherits them again
+            sockets = self._bind()
             loader.start()
-            self._has_scanned = True
-            self._publish()
+            self._start_children(sockets)
             await self._stop.wait()
             loader.stop()
             if self._failure:
@@ -130,7 +127,7 @@ class Server:
             lambda message: self._heard("metrics", message),
         )
         words = Configure(settings.log_format, settings.log_level, settings=settings.model_dump_json())
-        self._sockets = sockets
+        self._sockets = sockets  # they stay open here: a frontend's successor inherits them
         for index, listening in enumerate(sockets):
             descriptor = listening.fileno()
             program = Program(
@@ -245,7 +242,7 @@ class Server:
     def _settle(self) -> None:
         """Tell once, when every model is ready or has failed and every address is known."""
         is_loading = any(entry.state is State.LOADING for entry in self.catalog.entries())
-        if not self._is_settled and self._has_scanned and len(self.addresses) == 3 and not is_loading:
+        if not self._is_settled and len(self.addresses) == 3 and not is_loading:
             self._is_settled = True
             self._on_settled(self)
 

@@ -1,7 +1,7 @@
 """The demo models in process, as a program: what the server's answers are compared with.
 
-    python -m tests.e2e.reference digits out.npz      held-out images, their digits, the eager model's probabilities
-    python -m tests.e2e.reference cat out.png         scikit-image's picture of a cat
+python -m tests.e2e.reference digits out.npz      held-out images, their digits, the eager model's probabilities
+python -m tests.e2e.reference cat out.png         scikit-image's picture of a cat
 """
 
 from __future__ import annotations

@@ -44,7 +44,10 @@ def test_errors_are_of_the_same_tree_as_the_servers(client: Any) -> None:
 
 
 def test_nobody_there_is_said_with_the_remedy() -> None:
-    with pytest.raises(Unavailable, match="is `torchere serve` running there"), RestClient("http://127.0.0.1:9") as client:
+    with (
+        pytest.raises(Unavailable, match="is `torchere serve` running there"),
+        RestClient("http://127.0.0.1:9") as client,
+    ):
         client.is_ready()
 
 
@@ -65,9 +68,9 @@ def test_models_shows_every_state_and_reason(zoo: RunningServer) -> None:
 def test_infer_from_a_json_file(zoo: RunningServer, tmp_path: Path) -> None:
     file = tmp_path / "input.json"
     file.write_text(json.dumps({"inputs": {"x": [[1, 5]]}}))
-    assert '"y": [[2.0, 6.0]]' in torchere("infer", "poison", str(file), "--url", zoo.http, "--top", "0").stdout.replace(
-        "input.json y: ", '"y": '
-    )
+    assert '"y": [[2.0, 6.0]]' in torchere(
+        "infer", "poison", str(file), "--url", zoo.http, "--top", "0"
+    ).stdout.replace("input.json y: ", '"y": ')
     assert "right" in torchere("infer", "poison", str(file), "--url", zoo.http).stdout
 
 

@@ -71,7 +71,9 @@ def test_digits_served_from_the_gpu(tmp_path: Path) -> None:
     """Compiled for this GPU by all backends, served over HTTP by many clients at once, alive after a kill."""
     samples = np.random.default_rng(1).integers(0, 17, (64, 1, 8, 8)).astype(np.float32)
     want = eager_digits(samples)
-    with RunningServer(ROOT / "models", tmp_path / "cache", tmp_path, "--models", "digits", "--device", "cuda:0") as server:
+    with RunningServer(
+        ROOT / "models", tmp_path / "cache", tmp_path, "--models", "digits", "--device", "cuda:0"
+    ) as server:
         (model,) = server.get("/v1/models")[1]["models"]
         assert model["device"] == "cuda:0"
         ask_all(server, samples, want)
@@ -83,7 +85,9 @@ def test_digits_served_from_the_gpu(tmp_path: Path) -> None:
 
 def ask_all(server: RunningServer, samples: np.ndarray[Any, Any], want: np.ndarray[Any, Any]) -> None:
     def ask(image: np.ndarray[Any, Any]) -> list[float]:
-        status, answer = server.post("/v1/models/digits/infer", json.dumps({"inputs": {"image": [image.tolist()]}}).encode())
+        status, answer = server.post(
+            "/v1/models/digits/infer", json.dumps({"inputs": {"image": [image.tolist()]}}).encode()
+        )
         assert status == 200, answer
         return list(answer["outputs"]["probabilities"][0])
 
