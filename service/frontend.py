@@ -119,6 +119,7 @@ class Frontend:
             log_config=None,
             access_log=settings.access_log,
             server_header=False,
+            proxy_headers=False,  # nothing here asks for the client's address
             timeout_keep_alive=75,  # longer than the usual 60 s of a load balancer, which must be the one to close
         )
         self._http = HttpServer(config)

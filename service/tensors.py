@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from compiler.spec import ITEM_SIZES, TensorSpec
@@ -37,8 +37,7 @@ NUMPY_TYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(msgspec.Struct, frozen=True):
     """A named tensor as little-endian, row-major bytes; for BYTES each element is a uint32 length and its bytes."""
 
     name: str
@@ -47,16 +46,14 @@ class Tensor:
     data: Buffer
 
 
-@dataclass(frozen=True, slots=True)
-class RequestedOutput:
+class RequestedOutput(msgspec.Struct, frozen=True):
     """An output the client wants; `classification` k > 0 asks for the k largest values with index and label."""
 
     name: str
     classification: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class InferRequest:
+class InferRequest(msgspec.Struct, frozen=True):
     """One inference request, as any door hands it to the plane.
 
     `version` "" means the default one. `outputs` empty means all. `deadline` is CLOCK_MONOTONIC in seconds (None:
@@ -75,15 +72,14 @@ class InferRequest:
     arrived: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class InferResponse:
+class InferResponse(msgspec.Struct, frozen=True):
     """The answer: outputs in the order asked for, or the model's own. `phases_ns` tells where the time went."""
 
     model: str
     version: str
     id: str
     outputs: tuple[Tensor, ...]
-    phases_ns: dict[str, int] = field(default_factory=dict)
+    phases_ns: dict[str, int] = {}
 
 
 def elements(shape: tuple[int, ...]) -> int:

@@ -62,6 +62,7 @@ class Catalog:
 
     def __init__(self, entries: tuple[Entry, ...] = ()) -> None:
         self._versions: dict[str, dict[str, Entry]] = {}
+        self._defaults: dict[str, Entry] = {}
         for entry in entries:
             self.put(entry)
 
@@ -72,6 +73,8 @@ class Catalog:
     def put(self, entry: Entry) -> None:
         """Add or replace one version."""
         self._versions.setdefault(entry.name, {})[entry.version] = entry
+        ordered = self.versions(entry.name)
+        self._defaults[entry.name] = next((found for found in reversed(ordered) if found.is_ready), ordered[-1])
 
     def entries(self) -> tuple[Entry, ...]:
         """Every entry, by name and version number."""
@@ -97,8 +100,8 @@ class Catalog:
                 return found
             known = ", ".join(sorted(versions, key=_version_number))
             raise NotFound(f"model '{name}' has no version '{version}': its versions are {known}")
-        ordered = self.versions(name)
-        return next((entry for entry in reversed(ordered) if entry.is_ready), ordered[-1])
+        default = self._defaults.get(name)
+        return default if default is not None else self.versions(name)[-1]
 
     def has(self, name: str, version: str = "") -> bool:
         """Whether there is such a model, and such a version of it."""

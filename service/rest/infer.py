@@ -10,9 +10,10 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs
+
+from msgspec.structs import replace
 
 from service.errors import ExecutionFailed, InvalidInput, ServiceError
 from service.plane import Plane
