@@ -5,10 +5,10 @@ Pure. `plane.py` asks before a request goes to an engine; engines trust what the
 
 from __future__ import annotations
 
-from compiler.spec import ITEM_SIZES
+from compiler.spec import ITEM_SIZES, TensorSpec
 from service.errors import InvalidInput
 from service.repository.catalog import Entry
-from service.tensors import RequestedOutput, Tensor, describe, elements, shape_text
+from service.tensors import RequestedOutput, Tensor, describe, shape_text
 
 
 def check_inputs(inputs: tuple[Tensor, ...], entry: Entry) -> int:
@@ -23,26 +23,35 @@ def check_inputs(inputs: tuple[Tensor, ...], entry: Entry) -> int:
         if tensor.name in seen:
             raise InvalidInput(f"input '{tensor.name}' is given twice")
         seen.add(tensor.name)
-        expected = f"input '{tensor.name}': expected {describe(spec, entry.max_batch_size)}, got "
-        got = f"{tensor.datatype} {shape_text(tensor.shape)}"
-        if tensor.datatype != spec.datatype:
-            raise InvalidInput(f"{expected}{got}: send the data as {spec.datatype}")
-        if len(tensor.shape) != len(spec.shape):
-            missing_batch = entry.max_batch_size and len(tensor.shape) + 1 == len(spec.shape)
-            remedy = "add the batch dimension" if missing_batch else f"send {len(spec.shape)} dimensions"
-            raise InvalidInput(f"{expected}{got}: {remedy}")
-        for axis, (want, have) in enumerate(zip(spec.shape, tensor.shape, strict=True)):
-            if have != want and (want >= 0 or have < 0):
-                raise InvalidInput(f"{expected}{got}: dimension {axis} must be {want if want >= 0 else 'zero or more'}")
-        size = ITEM_SIZES[tensor.datatype] * elements(tensor.shape)
-        if len(tensor.data) != size:
-            raise InvalidInput(f"{expected}{got} with {len(tensor.data)} bytes: this shape takes {size} bytes")
+        reason = _find_mismatch(tensor, spec, entry.max_batch_size)
+        if reason:
+            expected, got = describe(spec, entry.max_batch_size), f"{tensor.datatype} {shape_text(tensor.shape)}"
+            raise InvalidInput(f"input '{tensor.name}': expected {expected}, got {got}{reason}")
         if entry.max_batch_size:
             rows = _check_rows(tensor, rows, entry)
     if len(seen) != len(specs):
         missing = ", ".join(f"'{name}'" for name in specs if name not in seen)
         raise InvalidInput(f"model '{entry.name}': missing input {missing}: its inputs are {_names(entry)}")
     return rows or 1
+
+
+def _find_mismatch(tensor: Tensor, spec: TensorSpec, max_batch_size: int) -> str:
+    """What to do about a tensor that is not as `spec` says; "" where it is."""
+    if tensor.datatype != spec.datatype:
+        return f": send the data as {spec.datatype}"
+    shape = tensor.shape
+    if len(shape) != len(spec.shape):
+        missing_batch = max_batch_size and len(shape) + 1 == len(spec.shape)
+        return ": add the batch dimension" if missing_batch else f": send {len(spec.shape)} dimensions"
+    count = 1
+    for axis, (want, have) in enumerate(zip(spec.shape, shape, strict=True)):
+        if have != want and (want >= 0 or have < 0):
+            return f": dimension {axis} must be {want if want >= 0 else 'zero or more'}"
+        count *= have
+    size = ITEM_SIZES[tensor.datatype] * count
+    if len(tensor.data) != size:
+        return f" with {len(tensor.data)} bytes: this shape takes {size} bytes"
+    return ""
 
 
 def _check_rows(tensor: Tensor, rows: int | None, entry: Entry) -> int:

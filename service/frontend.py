@@ -22,16 +22,18 @@ from service.engine.client import EngineClients
 from service.engine.link import FrameProtocol, inherited_socket
 from service.engine.messages import Configure, Drain, Snapshot, Started, StartFailed
 from service.observe.logs import set_up_logging
-from service.observe.metrics import RequestMetrics
+from service.observe.metrics import IN_FLIGHT, RequestMetrics
 from service.plane import Plane
 from service.ports import HTTP_SOCKET_VARIABLE
 from service.repository.catalog import Catalog
 from service.rest.app import create_app
+from service.rest.protocol import lane_protocol
 from service.rpc.server import RpcServer, start_rpc
 from service.settings import Settings
 
 log = logging.getLogger("torchere.frontend")
 
+PUBLISH_EVERY_S = 0.25
 FAREWELL_S = 0.2  # clients on open connections get a refusal to read, not a reset
 
 
@@ -74,6 +76,7 @@ class Frontend:
             ),
             sock=inherited_socket(),
         )
+        publishing = asyncio.create_task(self._publish_in_flight())
         configure: Configure | None = None
         while True:
             match await self._orders.get():
@@ -88,9 +91,16 @@ class Frontend:
                         link.send(await self._start(configure))
                 case Drain():
                     await self._drain()
-                    return
+                    break
                 case None:
-                    return
+                    break
+        publishing.cancel()
+
+    async def _publish_in_flight(self) -> None:
+        """A gauge is read every few seconds: to set it at every request would cost more than it tells."""
+        while True:
+            IN_FLIGHT.set(self._plane.in_flight)
+            await asyncio.sleep(PUBLISH_EVERY_S)
 
     async def _start(self, configure: Configure) -> Started | StartFailed:
         settings = Settings.model_validate_json(configure.settings)
@@ -111,9 +121,11 @@ class Frontend:
             return StartFailed(
                 f"gRPC on {settings.host}:{settings.grpc_port}: {error}: choose another with --grpc-port"
             )
+        app = create_app(self._plane, control, settings)
         config = uvicorn.Config(
-            create_app(self._plane, control, settings),
-            http="httptools",
+            app,
+            # uvicorn writes the access log on the way of ASGI only.
+            http="httptools" if settings.access_log else lane_protocol(app.lane),
             loop="none",
             lifespan="off",
             log_config=None,

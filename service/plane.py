@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from service.checks import check_inputs, check_outputs
@@ -15,7 +15,7 @@ from service.classify import classify
 from service.engine.messages import Infer, Result
 from service.errors import Code, ServiceError, Unavailable
 from service.repository.catalog import RETRY_AFTER_S, Catalog, Entry
-from service.tensors import InferRequest, InferResponse, RequestedOutput, Tensor
+from service.tensors import Buffer, InferRequest, InferResponse, RequestedOutput, Tensor
 
 OUTCOMES = {
     Code.INVALID: "invalid",
@@ -32,13 +32,12 @@ OUTCOMES = {
 class Engines(Protocol):
     """What the plane asks of `engine/client.py`: run one message, with its tensors, on the least busy engine."""
 
-    async def infer(self, message: Infer, blobs: list[memoryview]) -> tuple[Result, list[memoryview]]: ...
+    async def infer(self, message: Infer, blobs: Sequence[Buffer]) -> tuple[Result, list[memoryview]]: ...
 
 
 class Counter(Protocol):
     """What the plane reports to `observe/metrics.py` about each request, once."""
 
-    def in_flight(self, protocol: str, change: int) -> None: ...
     def finished(self, model: str, version: str, protocol: str, outcome: str, seconds: float, rows: int) -> None: ...
 
 
@@ -50,7 +49,6 @@ class Plane:
         self.is_draining = False
         self.in_flight = 0
         self._is_idle = asyncio.Event()
-        self._is_idle.set()
         self._engines = engines
         self._counter = counter
         self._clock = clock
@@ -65,8 +63,9 @@ class Plane:
         return not self.is_draining and self.catalog.is_ready
 
     async def wait_until_idle(self) -> None:
-        """Return when every request that was accepted has been answered."""
-        await self._is_idle.wait()
+        """While draining: return when every request that was accepted has been answered."""
+        if self.in_flight:
+            await self._is_idle.wait()
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Check, run and answer one request.
@@ -76,8 +75,6 @@ class Plane:
         started = request.arrived or self._clock()
         version, rows, outcome = "", 0, "failed"
         self.in_flight += 1
-        self._is_idle.clear()
-        self._counter.in_flight(request.protocol, 1)
         try:
             entry = self._admit(request)
             version = entry.version
@@ -94,8 +91,7 @@ class Plane:
             raise
         finally:
             self.in_flight -= 1
-            self._counter.in_flight(request.protocol, -1)
-            if not self.in_flight:
+            if self.is_draining and not self.in_flight:
                 self._is_idle.set()
             # A name that no model has must not become a label of a metric: version is "" until the model is found.
             model = request.model if version else ""
@@ -119,40 +115,51 @@ class Plane:
         self, request: InferRequest, entry: Entry, rows: int, wanted: tuple[RequestedOutput, ...]
     ) -> InferResponse:
         self._next_id += 1
-        by_name = {tensor.name: tensor for tensor in request.inputs}
-        ordered = [by_name[spec.name] for spec in entry.inputs]
+        inputs = request.inputs
+        if len(inputs) > 1:
+            by_name = {tensor.name: tensor for tensor in inputs}
+            inputs = tuple([by_name[spec.name] for spec in entry.inputs])
         message = Infer(
-            id=self._next_id,
-            model=entry.name,
-            version=entry.version,
-            rows=rows,
-            shapes=tuple(tensor.shape for tensor in ordered),
-            sizes=tuple(len(tensor.data) for tensor in ordered),
-            deadline=self._deadline(request, entry),
-            priority=request.priority,
+            self._next_id,
+            entry.name,
+            entry.version,
+            rows,
+            tuple([tensor.shape for tensor in inputs]),
+            tuple([len(tensor.data) for tensor in inputs]),
+            self._deadline(request, entry),
+            request.priority,
         )
-        result, blobs = await self._engines.infer(message, [memoryview(tensor.data) for tensor in ordered])
-        produced = {
-            spec.name: Tensor(spec.name, spec.datatype, shape, blob)
-            for spec, shape, blob in zip(entry.outputs, result.shapes, blobs, strict=True)
-        }
+        result, blobs = await self._engines.infer(message, [tensor.data for tensor in inputs])
         outputs = tuple(
-            classify(
-                produced[output.name],
-                output.classification,
-                entry.labels.get(output.name, ()),
-                bool(entry.max_batch_size),
-            )
-            if output.classification
-            else produced[output.name]
-            for output in wanted
+            [
+                Tensor(spec.name, spec.datatype, shape, blob)
+                for spec, shape, blob in zip(entry.outputs, result.shapes, blobs, strict=True)
+            ]
         )
-        return InferResponse(entry.name, entry.version, request.id, outputs, result.phases_ns)
+        if request.outputs:
+            outputs = _choose(outputs, wanted, entry)
+        return InferResponse(entry.name, entry.version, request.id, outputs, result.phases)
 
     def _deadline(self, request: InferRequest, entry: Entry) -> float | None:
         """The earliest of the client's own deadline and the request's timeout, else the model's default timeout."""
         timeout_us = request.timeout_us or entry.batching.timeout_us
-        limits = [request.deadline] if request.deadline is not None else []
-        if timeout_us:
-            limits.append(self._clock() + timeout_us / 1e6)
-        return min(limits, default=None)
+        if not timeout_us:
+            return request.deadline
+        due = self._clock() + timeout_us / 1e6
+        return due if request.deadline is None else min(due, request.deadline)
+
+
+def _choose(outputs: tuple[Tensor, ...], wanted: tuple[RequestedOutput, ...], entry: Entry) -> tuple[Tensor, ...]:
+    """The outputs that were asked for, in that order, as classes where that was asked."""
+    produced = {tensor.name: tensor for tensor in outputs}
+    return tuple(
+        classify(
+            produced[output.name],
+            output.classification,
+            entry.labels.get(output.name, ()),
+            bool(entry.max_batch_size),
+        )
+        if output.classification
+        else produced[output.name]
+        for output in wanted
+    )

@@ -73,13 +73,16 @@ class InferRequest(msgspec.Struct, frozen=True):
 
 
 class InferResponse(msgspec.Struct, frozen=True):
-    """The answer: outputs in the order asked for, or the model's own. `phases_ns` tells where the time went."""
+    """The answer: outputs in the order asked for, or the model's own.
+
+    `phases_ns` are the nanoseconds of queue, stack, copy in, compute and copy out.
+    """
 
     model: str
     version: str
     id: str
     outputs: tuple[Tensor, ...]
-    phases_ns: dict[str, int] = {}
+    phases_ns: tuple[int, ...] = ()
 
 
 def elements(shape: tuple[int, ...]) -> int:

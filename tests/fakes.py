@@ -86,10 +86,6 @@ class FakeCounter:
 
     def __init__(self) -> None:
         self.ended: list[tuple[str, str, str, str, int]] = []
-        self.under_way = 0
-
-    def in_flight(self, protocol: str, change: int) -> None:
-        self.under_way += change
 
     def finished(self, model: str, version: str, protocol: str, outcome: str, seconds: float, rows: int) -> None:
         assert seconds >= 0

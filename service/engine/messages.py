@@ -49,13 +49,6 @@ class Result(Message, frozen=True):
     batch: int
     bucket: int
 
-    @property
-    def phases_ns(self) -> dict[str, int]:
-        return dict(zip(PHASES, self.phases, strict=True))
-
-
-PHASES = ("queue", "stack", "copy_in", "compute", "copy_out")
-
 
 class Failure(Message, frozen=True):
     """Request `id` was not answered, for the reason given; `code` is a service.errors.Code."""

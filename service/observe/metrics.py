@@ -33,9 +33,7 @@ ROWS_ANSWERED = Counter("torchere_rows", "Rows of requests answered with success
 LATENCY = Histogram(
     "torchere_request_seconds", "Time from a request's arrival to its answer.", (*MODEL, "protocol"), buckets=SECONDS
 )
-IN_FLIGHT = Gauge(
-    "torchere_requests_in_flight", "Inference requests being worked on.", ("protocol",), multiprocess_mode="livesum"
-)
+IN_FLIGHT = Gauge("torchere_requests_in_flight", "Inference requests being worked on.", multiprocess_mode="livesum")
 PHASE = Histogram(
     "torchere_phase_seconds",
     "Time in each phase: queue (per request), stack, copy_in, compute, copy_out (per batch).",
@@ -70,14 +68,6 @@ class RequestMetrics:
     def __init__(self) -> None:
         self._ended: dict[tuple[str, str, str, str], Counter] = {}
         self._latency: dict[tuple[str, str, str], tuple[Histogram, Counter]] = {}
-        self._in_flight: dict[str, Gauge] = {}
-
-    def in_flight(self, protocol: str, change: int) -> None:
-        """A request began (1) or ended (-1)."""
-        gauge = self._in_flight.get(protocol)
-        if gauge is None:
-            gauge = self._in_flight[protocol] = IN_FLIGHT.labels(protocol)
-        gauge.inc(change)
 
     def finished(self, model: str, version: str, protocol: str, outcome: str, seconds: float, rows: int) -> None:
         """Count one request that ended; its latency only where it was answered."""

@@ -31,14 +31,14 @@ class App:
     """An ASGI application."""
 
     def __init__(self, lane: InferLane, pages: FastAPI) -> None:
-        self._lane = lane
+        self.lane = lane
         self._pages = pages
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             route = ROUTE.fullmatch(scope["path"])
             if route is not None:
-                await self._lane(scope, receive, send, route)
+                await self.lane(scope, receive, send, route)
                 return
         await self._pages(scope, receive, send)
 

@@ -17,18 +17,25 @@ AUTOMATIC_HEADER = 32 + zlib.MAX_WBITS  # zlib recognises gzip and deflate (zlib
 
 
 async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
-    """The whole body, decompressed. Raises TooLarge, before anything is buffered where the length is announced."""
+    """The whole body as it was sent. Raises TooLarge, before anything is buffered where the length is announced."""
     announced = headers.get(b"content-length", b"0")
     if announced.isdigit() and int(announced) > limit:
-        raise _too_large(int(announced), limit)
+        raise too_large(int(announced), limit)
     message = await receive()
     body = message.get("body", b"")
     if message.get("more_body"):
         body = await _read_rest(receive, body, limit)
     elif message["type"] == "http.disconnect":
         raise Cancelled("the client left before its request was read")
-    encoding = headers.get(b"content-encoding", b"identity").lower()
-    return bytes(body) if encoding in (b"identity", b"") else decompress(body, encoding, limit)
+    return bytes(body)
+
+
+def unpack(body: bytes | bytearray, headers: dict[bytes, bytes], limit: int) -> bytes | bytearray:
+    """The body without its Content-Encoding, never more than `limit` bytes."""
+    encoding = headers.get(b"content-encoding")
+    if encoding is None or encoding.lower() in (b"identity", b""):
+        return body
+    return decompress(body, encoding.lower(), limit)
 
 
 async def _read_rest(receive: Receive, first: bytes, limit: int) -> bytes:
@@ -40,12 +47,12 @@ async def _read_rest(receive: Receive, first: bytes, limit: int) -> bytes:
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         if size > limit:
-            raise _too_large(size, limit)
+            raise too_large(size, limit)
         more = message.get("more_body", False)
     return b"".join(chunks)
 
 
-def decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
+def decompress(body: bytes | bytearray, encoding: bytes, limit: int) -> bytes:
     """Undo gzip or deflate, never making more than `limit` bytes."""
     if encoding not in (b"gzip", b"deflate"):
         name = encoding.decode("latin-1")[:40]
@@ -56,11 +63,12 @@ def decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
     except zlib.error as error:
         raise InvalidInput(f"the body is not valid {encoding.decode()} data: {error}") from error
     if len(plain) > limit:
-        raise _too_large(len(plain), limit)
+        raise too_large(len(plain), limit)
     if not inflater.eof:
         raise InvalidInput(f"the {encoding.decode()} data of the body ends too early")
     return plain
 
 
-def _too_large(size: int, limit: int) -> TooLarge:
+def too_large(size: int, limit: int) -> TooLarge:
+    """The refusal of a body of `size` bytes or more."""
     return TooLarge(f"the body has {size} bytes or more, this server takes {limit} (setting max_body_bytes)")

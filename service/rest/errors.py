@@ -15,7 +15,7 @@ STATUS = {
     Code.UNAVAILABLE: 503,
     Code.QUEUE_FULL: 503,
     Code.DEADLINE: 504,
-    Code.CANCELLED: 499,
+    Code.CANCELLED: 408,  # what asked has left: nobody reads it
     Code.UNSUPPORTED: 501,
     Code.TOO_LARGE: 413,
     Code.EXISTS: 400,

@@ -19,7 +19,7 @@ CONTENT_TYPES = {b"image/png": "PNG", b"image/jpeg": "JPEG"}
 MAX_PIXELS = 100_000_000  # a few hundred megabytes once decoded; beyond that it is a decompression bomb
 
 
-def decode_image(body: bytes, file_format: str, image: ImageInput, spec: TensorSpec) -> Tensor:
+def decode_image(body: bytes | bytearray, file_format: str, image: ImageInput, spec: TensorSpec) -> Tensor:
     """One row: shape [1,H,W,C] or [1,C,H,W] as `spec` has it; values 0 to 255. Raises InvalidInput."""
     try:
         with Image.open(io.BytesIO(body), formats=[file_format]) as opened:

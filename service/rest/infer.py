@@ -1,7 +1,7 @@
-"""The fast lane of HTTP: the infer routes of v1 and v2 as a bare ASGI application, in front of FastAPI.
+"""The fast lane of HTTP: the infer routes of v1 and v2, in front of FastAPI, whose routes cost more than the lane.
 
-A FastAPI route costs about 150 µs of processor time, this lane a fraction of that. It reads, lets `codec.py` or `v1.py`
-translate, and asks the plane. `app.py` sends it the infer routes.
+It lets `codec.py` or `v1.py` translate, and asks the plane. `protocol.py` calls it without ASGI where it can, `app.py`
+with it where not.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
+import msgspec
 from msgspec.structs import replace
 
-from service.errors import ExecutionFailed, InvalidInput, ServiceError
+from service.errors import ExecutionFailed, InvalidInput, ServiceError, TooLarge
 from service.plane import Plane
-from service.rest.body import Receive, read_body
+from service.rest.body import Receive, read_body, unpack
 from service.rest.codec import encode_infer, parse_infer
-from service.rest.errors import Headers, error_answer
+from service.rest.errors import Headers, error_answer, error_body
 from service.rest.v1 import V1, Answer, Encode
 from service.tensors import Buffer, InferRequest, InferResponse, Tensor, byte_size
 
@@ -31,61 +32,75 @@ ROUTE = re.compile(r"/(v[12])/models/([^/]+)(?:/versions/([^/]+))?/infer")
 JSON_SIZE = b"inference-header-content-length"
 
 
+class Asked(msgspec.Struct, frozen=True):
+    """One HTTP request to an infer route, its body still as it came."""
+
+    route: re.Match[str]
+    query: bytes
+    headers: dict[bytes, bytes]
+    body: bytes | bytearray
+    arrived: float
+
+
 class InferLane:
-    """`await lane(scope, receive, send, match)` answers one request whose path `ROUTE` has matched."""
+    """`await lane.answer(asked)`: status, headers and body of one request whose path `ROUTE` has matched."""
 
     def __init__(self, plane: Plane, max_body_bytes: int) -> None:
+        self.max_body_bytes = max_body_bytes
         self._plane = plane
         self._v1 = V1(plane)
-        self._max_body_bytes = max_body_bytes
 
     async def __call__(
         self, scope: MutableMapping[str, Any], receive: Receive, send: Send, route: re.Match[str]
     ) -> None:
+        """The same as an ASGI application, for what the protocol class leaves to it."""
         arrived = time.monotonic()
         headers = dict(scope["headers"])
-        blobs: Sequence[Buffer]
         try:
             if scope["method"] != "POST":
-                status, answer, blobs = 405, [(b"allow", b"POST")], [b'{"error":"use POST for inference"}']
+                answer: Answer = 405, [(b"allow", b"POST")], [error_body("use POST for inference")]
             else:
-                body = await read_body(receive, headers, self._max_body_bytes)
-                status, answer, blobs = await self._answer(scope, headers, body, route, arrived)
+                body = await read_body(receive, headers, self.max_body_bytes)
+                answer = await self.answer(Asked(route, scope["query_string"], headers, body, arrived))
         except ServiceError as error:
-            status, answer, text = error_answer(error)
-            if status == 413 or self._plane.is_draining:
-                answer.append((b"connection", b"close"))
-            blobs = [text]
+            answer = self.refusal(error)
+        await _send(send, *answer)
+
+    async def answer(self, asked: Asked) -> Answer:
+        """Never raises: every failure has its status and its sentence."""
+        try:
+            return await self._answer(asked)
+        except ServiceError as error:
+            return self.refusal(error)
         except Exception:  # a fault of ours: the client gets no inner detail, the log gets all
             log.exception("an inference request failed unexpectedly")
-            status, answer, text = error_answer(ExecutionFailed("internal error: the server's log has the details"))
-            blobs = [text]
-        await _send(send, status, answer, blobs)
+            return self.refusal(ExecutionFailed("internal error: the server's log has the details"))
 
-    async def _answer(
-        self,
-        scope: MutableMapping[str, Any],
-        headers: dict[bytes, bytes],
-        body: bytes,
-        route: re.Match[str],
-        arrived: float,
-    ) -> Answer:
+    def refusal(self, error: ServiceError) -> Answer:
+        """The answer for an error; it ends the connection where nothing more can come of it."""
+        status, headers, text = error_answer(error)
+        if isinstance(error, TooLarge) or self._plane.is_draining:
+            headers.append((b"connection", b"close"))
+        return status, headers, [text]
+
+    async def _answer(self, asked: Asked) -> Answer:
         """Translate, ask the plane, translate back; what cannot be translated is counted as refused."""
-        protocol, model, version = route.groups()
-        bare = InferRequest(model, version or "", (), arrived=arrived)
+        protocol, model, version = asked.route.groups()
+        bare = InferRequest(model, version or "", (), arrived=asked.arrived)
         try:
-            if protocol == "v2" or JSON_SIZE in headers:
-                request, encode = self._translate_v2(bare, headers, body)
+            body = unpack(asked.body, asked.headers, self.max_body_bytes)
+            if protocol == "v2" or JSON_SIZE in asked.headers:
+                request, encode = self._translate_v2(bare, asked.headers, body)
             else:
-                query = parse_qs(scope["query_string"].decode("latin-1"))
-                request, encode = await self._v1.translate(bare, headers, body, query)
+                query = parse_qs(asked.query.decode("latin-1"))
+                request, encode = await self._v1.translate(bare, asked.headers, body, query)
         except ServiceError as error:
             self._plane.refused(bare, error)
             raise
         return encode(await self._plane.infer(request))
 
     def _translate_v2(
-        self, bare: InferRequest, headers: dict[bytes, bytes], body: bytes
+        self, bare: InferRequest, headers: dict[bytes, bytes], body: bytes | bytearray
     ) -> tuple[InferRequest, Encode]:
         """An Open Inference Protocol v2 request, JSON with or without binary tensors, or raw binary."""
         size = headers.get(JSON_SIZE)
@@ -97,7 +112,7 @@ class InferLane:
         request = parsed.asked_of(bare)
         return request, lambda response: _encode_v2(response, parsed.binary, parsed.binary_default)
 
-    def _raw_request(self, bare: InferRequest, body: bytes) -> InferRequest:
+    def _raw_request(self, bare: InferRequest, body: bytes | bytearray) -> InferRequest:
         """The whole body is the one input, a batch of one; its one varying dimension follows from the size."""
         entry = self._plane.catalog.ready_entry(bare.model, bare.version)
         if len(entry.inputs) != 1:

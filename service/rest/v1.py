@@ -37,7 +37,7 @@ class V1:
         self._plane = plane
 
     async def translate(
-        self, bare: InferRequest, headers: dict[bytes, bytes], body: bytes, query: Query
+        self, bare: InferRequest, headers: dict[bytes, bytes], body: bytes | bytearray, query: Query
     ) -> tuple[InferRequest, Encode]:
         """The request for the plane, and how to write its answer. Raises ServiceError."""
         content_type = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
@@ -54,7 +54,7 @@ class V1:
         tensors = tuple(_tensor(entry, name, data) for name, data in inputs.items())
         return _by_name(replace(bare, inputs=tensors), entry, query)
 
-    async def _image(self, entry: Entry, body: bytes, file_format: str) -> Tensor:
+    async def _image(self, entry: Entry, body: bytes | bytearray, file_format: str) -> Tensor:
         if not entry.images:
             raise InvalidInput(f"model '{entry.name}' takes no image files: {_explain(entry)}")
         if len(entry.inputs) != 1:

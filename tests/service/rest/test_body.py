@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from service.errors import Cancelled, InvalidInput, TooLarge
-from service.rest.body import decompress, read_body
+from service.rest.body import decompress, read_body, unpack
 
 
 def read(*messages: dict[str, Any], limit: int = 100, **headers: str) -> bytes:
@@ -19,7 +19,7 @@ def read(*messages: dict[str, Any], limit: int = 100, **headers: str) -> bytes:
     async def receive() -> dict[str, Any]:
         return next(queue)
 
-    return asyncio.run(read_body(receive, asked, limit))
+    return bytes(unpack(asyncio.run(read_body(receive, asked, limit)), asked, limit))
 
 
 def part(body: bytes, more: bool = False) -> dict[str, Any]:
