@@ -39,10 +39,7 @@ class ServiceError(Exception):
     """The root. `str(error)` is the sentence the client reads: the thing, what was expected, what came, the remedy."""
 
     code: Code = Code.FAILED
-
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
+    retry_after_s: float | None = None  # when the same request may succeed, where that can be said
 
 
 class InvalidInput(ServiceError):
@@ -55,10 +52,12 @@ class NotFound(ServiceError):
 
 class Unavailable(ServiceError):
     code = Code.UNAVAILABLE
+    retry_after_s = 2.0  # an engine takes two to three seconds to come back from the cache
 
 
 class QueueFull(Unavailable):
     code = Code.QUEUE_FULL
+    retry_after_s = 1.0
 
 
 class DeadlineExceeded(ServiceError):

@@ -14,7 +14,7 @@ from service.checks import check_inputs, check_outputs
 from service.classify import classify
 from service.engine.messages import Infer, Result
 from service.errors import Code, ServiceError, Unavailable
-from service.repository.catalog import RETRY_AFTER_S, Catalog, Entry
+from service.repository.catalog import Catalog, Entry
 from service.tensors import Buffer, InferRequest, InferResponse, RequestedOutput, Tensor
 
 OUTCOMES = {
@@ -106,9 +106,7 @@ class Plane:
 
     def _admit(self, request: InferRequest) -> Entry:
         if self.is_draining:
-            raise Unavailable(
-                "the server is shutting down: send the request to another replica", retry_after_s=RETRY_AFTER_S
-            )
+            raise Unavailable("the server is shutting down: send the request to another replica")
         return self.catalog.ready_entry(request.model, request.version)
 
     async def _run(

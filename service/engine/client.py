@@ -13,7 +13,6 @@ from service.engine.link import FrameProtocol
 from service.engine.messages import Cancel, EngineAddress, Failure, Infer, Result
 from service.engine.transport import split
 from service.errors import ServiceError, Unavailable, from_code
-from service.repository.catalog import RETRY_AFTER_S
 
 log = logging.getLogger("torchere.frontend")
 
@@ -109,12 +108,11 @@ class EngineClients:
         """Run `message` on the engine with the fewest outstanding requests."""
         usable = [client for client in self._clients.values() if client.is_open]
         if not usable:
-            raise Unavailable("no engine is running: it is being restarted, try again", retry_after_s=RETRY_AFTER_S)
+            raise Unavailable("no engine is running: it is being restarted, try again")
         return await min(usable, key=lambda client: client.outstanding).infer(message, blobs)
 
 
 def _gone(address: EngineAddress) -> ServiceError:
     return Unavailable(
-        f"the engine on {address.device} died while it worked on this request: it is being restarted, try again",
-        retry_after_s=RETRY_AFTER_S,
+        f"the engine on {address.device} died while it worked on this request: it is being restarted, try again"
     )

@@ -15,8 +15,6 @@ from compiler.spec import TensorSpec
 from service.errors import NotFound, Unavailable
 from service.repository.config import Batching, ImageInput
 
-RETRY_AFTER_S = 2.0  # an engine takes two to three seconds to come back from the cache
-
 
 class State(StrEnum):
     """As the model repository extension names them."""
@@ -112,9 +110,7 @@ class Catalog:
         found = self.entry(name, version)
         if found.state is not State.READY:
             reason = found.reason or f"it is {found.state.lower()}"
-            raise Unavailable(
-                f"model '{name}' version {found.version} is not ready: {reason}", retry_after_s=RETRY_AFTER_S
-            )
+            raise Unavailable(f"model '{name}' version {found.version} is not ready: {reason}")
         return found
 
     @property

@@ -63,7 +63,7 @@ def test_a_client_gets_the_status_and_the_sentence(code: Code) -> None:
 
 
 def test_the_wait_before_another_try_is_told_in_the_trailer() -> None:
-    assert trailers_of(refusal(Unavailable("not ready", retry_after_s=1.5)))["grpc-retry-pushback-ms"] == "1500"
+    assert trailers_of(refusal(Unavailable("not ready")))["grpc-retry-pushback-ms"] == "2000"
     assert "grpc-retry-pushback-ms" not in trailers_of(refusal(QueueFull("full")))
 
 
