@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from service import __version__
 from service import settings as configuration
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ URL_OPTION = click.option(
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="torchere")
+@click.version_option(__version__, prog_name="torchere")
 def main() -> None:
     """Serve PyTorch models: compiled for this machine, verified, batched, over HTTP and gRPC."""
 

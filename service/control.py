@@ -5,10 +5,10 @@ Returns plain values (dicts as the protocol's JSON has them); `rest` and `rpc` o
 
 from __future__ import annotations
 
-import importlib.metadata
 from typing import Any
 
 from compiler.spec import TensorSpec
+from service import __version__
 from service.plane import Plane
 from service.repository.catalog import Entry
 
@@ -23,7 +23,7 @@ class Control:
 
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
-        self.version = importlib.metadata.version("torchere")
+        self.version = __version__
 
     @property
     def is_ready(self) -> bool:

@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 
 from service.engine.backoff import Backoff
 from service.engine.link import LINK_VARIABLE, FrameProtocol
-from service.engine.messages import ChildMessage, Drain, ParentMessage
+from service.engine.messages import ChildMessage, Drain, ParentMessage, Started, StartFailed
 
 log = logging.getLogger("torchere.parent")
+
+MAX_FAILED_STARTS = 5  # what never came up will not come up: better to leave with the reason than to look alive
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Child:
         self._on_exit = on_exit
         self._protocol: FrameProtocol[ChildMessage] | None = None
         self._leaving = asyncio.Event()
+        self._has_started = False
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -89,7 +92,11 @@ class Child:
                 log.debug("%s has gone already", self.program.name)
 
     def _open(self) -> FrameProtocol[ChildMessage]:
-        return FrameProtocol(ChildMessage, lambda message, _: self._on_message(message), lambda: None)  # type: ignore[arg-type]
+        return FrameProtocol(ChildMessage, self._heard, lambda: None)  # type: ignore[arg-type]
+
+    def _heard(self, message: ChildMessage, _: memoryview) -> None:
+        self._has_started |= isinstance(message, Started)
+        self._on_message(message)
 
     async def _keep_alive(self) -> None:
         backoff = Backoff()
@@ -99,6 +106,10 @@ class Child:
             if self._leaving.is_set():
                 return
             self.restarts += 1
+            if not self._has_started and self.restarts >= MAX_FAILED_STARTS:
+                reason = f"{self.program.name} died {self.restarts} times before it was up ({describe_exit(code)})"
+                self._on_message(StartFailed(f"{reason}: the log above says why"))
+                return
             delay_s = backoff.after_death(lived_s=time.monotonic() - started)
             log.error("%s died (%s): starting it again in %.1f s", self.program.name, describe_exit(code), delay_s)
             with contextlib.suppress(TimeoutError):

@@ -64,7 +64,8 @@ def test_a_client_gets_the_status_and_the_sentence(code: Code) -> None:
 
 def test_the_wait_before_another_try_is_told_in_the_trailer() -> None:
     assert trailers_of(refusal(Unavailable("not ready")))["grpc-retry-pushback-ms"] == "2000"
-    assert "grpc-retry-pushback-ms" not in trailers_of(refusal(QueueFull("full")))
+    assert trailers_of(refusal(QueueFull("full")))["grpc-retry-pushback-ms"] == "1000"
+    assert "grpc-retry-pushback-ms" not in trailers_of(refusal(NotFound("no such model")))
 
 
 @pytest.mark.parametrize("letter", ["x", "\n", "ü", "猫", "🐈"])
