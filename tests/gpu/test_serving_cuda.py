@@ -75,9 +75,7 @@ def test_digits_served_from_the_gpu(tmp_path: Path) -> None:
     repository = tmp_path / "models"
     shutil.copytree(ROOT / "models" / "digits", repository / "digits")
     with (repository / "digits" / "model.yaml").open("a") as config:
-        config.write("
-compile: {backends: [eager, torchscript]}
-")
+        config.write("\ncompile: {backends: [eager, torchscript]}\n")
     with RunningServer(repository, tmp_path / "cache", tmp_path, "--device", "cuda:0") as server:
         (model,) = server.get("/v1/models")[1]["models"]
         assert model["device"] == "cuda:0"
