@@ -44,6 +44,9 @@ format: $(VENV)/.dev  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: $(VENV)/.dev  ## Measure what the stack costs, beside a plain FastAPI server (two minutes)
+	$(BIN)/python -m benchmarks.stack --out benchmarks/results/stack.json
+
 protos:  ## Generate the gRPC stubs (with old tools: newer runtimes take older stubs, not the reverse)
 	$(PYTHON) -m venv build/protos
 	build/protos/bin/pip install --quiet 'grpcio-tools==1.68.0' 'setuptools<80'
