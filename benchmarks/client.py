@@ -87,7 +87,7 @@ async def main(
     """Open the connections, put the load on, print what came of it."""
     makers = [
         http_asker(address, path, body, json_size) if protocol == "http" else grpc_asker(address, body)
-        for _ in range(concurrency)
+        for _ in range(count)
     ]
     print(json.dumps(await load([await maker for maker in makers], s)))
 
@@ -95,4 +95,4 @@ async def main(
 if __name__ == "__main__":
     _, kind, server, route, file, header, connections, length = sys.argv
     content = Path(file).read_bytes()
-    uvloop.run(main(kind, server, route, content, int(header), concurrency=int(connections), s=float(length)))
+    uvloop.run(main(kind, server, route, content, json_size=int(header), count=int(connections), s=float(length)))
