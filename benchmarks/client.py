@@ -82,17 +82,17 @@ async def load(askers: list[Ask], seconds: float) -> dict[str, float]:
 
 
 async def main(
-    protocol: str, address: str, path: str, body: bytes, json_size: int, *, concurrency: int, s: float
+    protocol: str, address: str, path: str, body: bytes, *, json_size: int, count: int, seconds: float
 ) -> None:
     """Open the connections, put the load on, print what came of it."""
     makers = [
         http_asker(address, path, body, json_size) if protocol == "http" else grpc_asker(address, body)
         for _ in range(count)
     ]
-    print(json.dumps(await load([await maker for maker in makers], s)))
+    print(json.dumps(await load([await maker for maker in makers], seconds)))
 
 
 if __name__ == "__main__":
     _, kind, server, route, file, header, connections, length = sys.argv
     content = Path(file).read_bytes()
-    uvloop.run(main(kind, server, route, content, json_size=int(header), count=int(connections), s=float(length)))
+    uvloop.run(main(kind, server, route, content, json_size=int(header), count=int(connections), seconds=float(length)))
