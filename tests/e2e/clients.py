@@ -7,6 +7,7 @@ Both this project's and tritonclient's generated messages claim the same protobu
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import json
 import sys
@@ -136,20 +137,41 @@ def crowd(protocol: str, url: str, data: str, clients: str) -> list[list[float]]
     """Every image of `data` (an .npz) sent on its own by one of `clients` at once; the probabilities each one got."""
     images = np.load(data)["images"]
     count = int(clients)
-    shared = connect(protocol, url, concurrency=count)
+    if protocol == "http":
+        return asyncio.run(http_crowd(url, images, count))
+    shared = connect(protocol, url)
 
     def ask(image: np.ndarray[Any, Any]) -> list[float]:
         answer = shared.infer("digits", [tensor(protocol, "image", image[None], "FP32")])
         return list(answer.as_numpy("probabilities")[0].tolist())
 
-    if protocol == "grpc":
-        with concurrent.futures.ThreadPoolExecutor(count) as pool:
-            return list(pool.map(ask, images))
-    answers = []
-    for start in range(0, len(images), count):
-        chunk = images[start : start + count]
-        under_way = [shared.async_infer("digits", [tensor(protocol, "image", image[None], "FP32")]) for image in chunk]
-        answers.extend(request.get_result().as_numpy("probabilities")[0].tolist() for request in under_way)
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        return list(pool.map(ask, images))
+
+
+async def http_crowd(url: str, images: np.ndarray[Any, Any], count: int) -> list[list[float]]:
+    """tritonclient's requests on `count` bare connections: its own HTTP layer is slower than the server and would
+    never have two requests wait at the same time."""
+    host, _, port = url.rpartition(":")
+    answers: list[list[float]] = [[] for _ in images]
+
+    async def client(start: int) -> None:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        for index in range(start, len(images), count):
+            wanted = tensor("http", "image", images[index][None], "FP32")
+            body, size = tritonclient.http.InferenceServerClient.generate_request_body([wanted])
+            head = f"POST /v2/models/digits/infer HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
+            writer.write(f"{head}Inference-Header-Content-Length: {size}\r\n\r\n".encode() + body)
+            lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
+            assert lines[0].startswith("http/1.1 200"), lines
+            headers = dict(line.split(": ", 1) for line in lines[1:] if line)
+            answer = await reader.readexactly(int(headers["content-length"]))
+            json_size = int(headers["inference-header-content-length"])
+            result = tritonclient.http.InferenceServerClient.parse_response_body(answer, header_length=json_size)
+            answers[index] = result.as_numpy("probabilities")[0].tolist()
+        writer.close()
+
+    await asyncio.gather(*(client(start) for start in range(count)))
     return answers
 
 
