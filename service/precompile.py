@@ -18,7 +18,7 @@ from compiler.source import find_source
 from compiler.spec import Target
 from compiler.target import detect_devices, detect_target
 from service.repository.config import to_options
-from service.repository.storage import FoundModel, scan
+from service.repository.storage import FoundModel, RepositoryError, scan
 from service.settings import Settings
 
 PLAIN_WIDTH = 140  # where the output is a file or a pipe, lines must not be folded at 80
@@ -30,12 +30,14 @@ def precompile(settings: Settings) -> bool:
     console = Console()
     if not console.is_terminal:
         console = Console(width=PLAIN_WIDTH)
-    target = detect_target(detect_devices()[0] if settings.device == "auto" else settings.device)
+    try:
+        target = detect_target(detect_devices()[0] if settings.device == "auto" else settings.device)
+        found = scan(settings.model_repository, settings.models)
+    except (CompileError, RepositoryError) as error:
+        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        return False
     cache = Cache(settings.cache_dir)
-    results = [
-        _compile_model(model, settings, target, cache, console)
-        for model in scan(settings.model_repository, settings.models)
-    ]
+    results = [_compile_model(model, settings, target, cache, console) for model in found]  # each, whatever the others
     return all(results)
 
 

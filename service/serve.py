@@ -20,7 +20,8 @@ import msgspec
 from prometheus_client import multiprocess
 
 from compiler import Artifact
-from compiler.target import detect_devices
+from compiler.errors import CompileError
+from compiler.target import detect_devices, detect_target
 from service.engine.children import Child, Program
 from service.engine.fleet import Fleet, Key
 from service.engine.messages import (
@@ -83,6 +84,7 @@ class Server:
         loader = Loader(self._settings, self._devices[0], self._changed, self._compiled)
         try:
             sockets = self._bind()
+            self._check_devices()
             loader.start()
             self._start_children(sockets)
             await self._stop.wait()
@@ -96,6 +98,16 @@ class Server:
                 child.kill()
             shutil.rmtree(self._runtime_directory, ignore_errors=True)
         return 0
+
+    def _check_devices(self) -> None:
+        """One artifact serves every device, so they must be equal."""
+        try:
+            targets = {msgspec.structs.replace(detect_target(device), device="") for device in self._devices}
+        except CompileError as error:
+            raise StartupError(f"{error}: choose another with --device") from error
+        if len(targets) > 1:
+            names = ", ".join(sorted(target.name for target in targets))
+            raise StartupError(f"the GPUs of this machine differ ({names}): choose one with --device cuda:0")
 
     def _bind(self) -> list[socket.socket]:
         settings = self._settings

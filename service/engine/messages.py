@@ -98,13 +98,6 @@ class Load(Message, frozen=True):
     folder: str
 
 
-class Unload(Message, frozen=True):
-    """Finish what waits for this version, then forget it."""
-
-    name: str
-    version: str
-
-
 # From the children to the parent.
 
 
@@ -141,5 +134,5 @@ class LoadFailed(Message, frozen=True):
 
 
 DataMessage = Infer | Cancel | Result | Failure
-ParentMessage = Configure | Snapshot | Drain | Load | Unload
+ParentMessage = Configure | Snapshot | Drain | Load
 ChildMessage = Started | StartFailed | Loaded | LoadFailed

@@ -29,7 +29,6 @@ from service.engine.messages import (
     Loaded,
     LoadFailed,
     Started,
-    Unload,
 )
 from service.engine.models import Pending, ServedModel
 from service.engine.transport import split
@@ -49,17 +48,17 @@ BROKEN_DEVICE_EXIT = 70  # EX_SOFTWARE: the parent starts a new process, the onl
 class Engine:
     """All models of one device. `handle` runs on the listener's thread, loading on a thread of its own."""
 
-    def __init__(self, configure: Configure, link: BlockingLink[Load | Unload | Drain | Configure]) -> None:
+    def __init__(self, configure: Configure, link: BlockingLink[Load | Drain | Configure]) -> None:
         self._device = Device(configure.device, configure.threads)
         self._link = link
         self._models: dict[tuple[str, str], ServedModel] = {}
-        self._orders: queue.Queue[Load | Unload] = queue.Queue()
-        threading.Thread(target=self._load_and_unload, name="loader", daemon=True).start()
+        self._orders: queue.Queue[Load] = queue.Queue()
+        threading.Thread(target=self._load_all, name="loader", daemon=True).start()
 
     def __repr__(self) -> str:
         return f"<Engine {self._device!r} {list(self._models.values())!r}>"
 
-    def order(self, message: Load | Unload) -> None:
+    def order(self, message: Load) -> None:
         """Queue the parent's word; it is answered with Loaded or LoadFailed."""
         self._orders.put(message)
 
@@ -87,15 +86,10 @@ class Engine:
         for model in list(self._models.values()):
             model.close()
 
-    def _load_and_unload(self) -> None:
+    def _load_all(self) -> None:
         while True:
-            match self._orders.get():
-                case Load(entry, folder):
-                    self._load(entry, Path(folder))
-                case Unload(name, version):
-                    model = self._models.pop((name, version), None)
-                    if model is not None:
-                        model.close()
+            order = self._orders.get()
+            self._load(order.entry, Path(order.folder))
 
     def _load(self, entry: Entry, folder: Path) -> None:
         started = time.monotonic()
@@ -145,9 +139,9 @@ def _leave(reason: str) -> None:
 def main() -> None:
     """Serve until the parent says Drain or is gone."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    link: BlockingLink[Load | Unload | Drain | Configure] = BlockingLink(
+    link: BlockingLink[Load | Drain | Configure] = BlockingLink(
         inherited_socket(),
-        Load | Unload | Drain | Configure,  # type: ignore[arg-type]
+        Load | Drain | Configure,  # type: ignore[arg-type]
     )
     engine: Engine | None = None
     for message in link:
@@ -157,7 +151,7 @@ def main() -> None:
                 engine = Engine(message, link)
                 Listener(message.socket_path, engine).start()
                 link.send(Started(os.getpid(), path=message.socket_path))
-            case Load() | Unload() if engine is not None:
+            case Load() if engine is not None:
                 engine.order(message)
             case Drain() if engine is not None:
                 engine.close()

@@ -20,8 +20,6 @@ class Device:
         torch.set_num_threads(threads)
         if self.is_cuda:
             torch.cuda.set_device(name)
-            torch.backends.cuda.matmul.allow_tf32 = False
-            torch.backends.cudnn.allow_tf32 = False
 
     def __repr__(self) -> str:
         return f"<Device {self.name}, {torch.get_num_threads()} threads>"

@@ -6,14 +6,16 @@ the memory, the callable comes from `compiler.backends`.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from compiler.spec import TensorSpec
-from service.runtime.buffers import TORCH_TYPES, Staging, as_bytes
+from compiler.datatypes import TORCH_TYPES
+from compiler.spec import ITEM_SIZES, TensorSpec
+from service.runtime.buffers import Staging, as_bytes
 from service.runtime.device import Device
 
 Model = Callable[[tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]
@@ -66,8 +68,8 @@ class Runner:
 
     def warm_up(self, shapes: Sequence[tuple[int, ...]]) -> None:
         """Run zeros of these shapes twice: TorchScript specialises on the second call."""
-        sizes = [torch.empty(0, dtype=TORCH_TYPES[spec.datatype]).element_size() for spec in self._inputs]
-        blank = [[memoryview(bytes(size * _count(shape)))] for size, shape in zip(sizes, shapes, strict=True)]
+        pairs = zip(self._inputs, shapes, strict=True)
+        blank = [[memoryview(bytes(ITEM_SIZES[spec.datatype] * math.prod(shape)))] for spec, shape in pairs]
         for _ in range(2):
             self.run(blank, shapes)
 
@@ -76,10 +78,3 @@ class Runner:
             raise WrongOutput(f"output '{spec.name}' came as {tensor.dtype}, expected {spec.datatype}")
         host = tensor.to("cpu") if self._device.is_cuda else tensor
         return Output(tuple(host.shape), as_bytes(host))
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

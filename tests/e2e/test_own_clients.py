@@ -122,3 +122,12 @@ def test_compile_says_which_model_failed_and_goes_on(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "the weights are on the moon" in done.stdout
     assert "affine version 1" in done.stdout
+
+
+def test_a_device_that_is_not_there_is_told() -> None:
+    ports = [str(port) for port in free_ports(3)]
+    flags = ("--http-port", ports[0], "--grpc-port", ports[1], "--metrics-port", ports[2])
+    done = torchere("serve", "--model-repository", "tests/models", "--device", "cuda:63", *flags)
+    assert done.returncode == 1
+    assert "there is no device 'cuda:63' here" in done.stderr
+    assert "there is no device 'cuda:63' here" in torchere("compile", "--device", "cuda:63").stdout
