@@ -34,7 +34,7 @@ async def http_asker(address: str, path: str, body: bytes, json_size: int) -> As
     async def ask() -> bool:
         writer.write(request)
         answer = await reader.readuntil(b"\r\n\r\n")
-        at = answer.lower().index(b"content-length: ") + 16
+        at = answer.lower().index(b"\r\ncontent-length: ") + 18  # not the Inference-Header-Content-Length
         await reader.readexactly(int(answer[at : answer.index(b"\r\n", at)]))
         return answer.startswith(b"HTTP/1.1 200")
 
