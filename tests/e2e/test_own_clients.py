@@ -131,3 +131,23 @@ def test_a_device_that_is_not_there_is_told() -> None:
     assert done.returncode == 1
     assert "there is no device 'cuda:63' here" in done.stderr
     assert "there is no device 'cuda:63' here" in torchere("compile", "--device", "cuda:63").stdout
+
+
+def test_several_frontends_share_the_ports_and_lose_only_their_own_connections(cache: Path, logs: Path) -> None:
+    with RunningServer(ROOT / "tests/models", cache, logs, "--models", "affine", "--frontends", "2") as server:
+        assert len(server.children("service.frontend")) == 2
+        x = np.ones((1, 4), np.float32)
+
+        def ask_all() -> None:
+            for _ in range(8):  # a new connection each time: the kernel spreads them
+                with RestClient(server.http) as rest, RpcClient(f"127.0.0.1:{server.grpc_port}") as rpc:
+                    for client in (rest, rpc):
+                        np.testing.assert_array_equal(client.infer("affine", {"x": x, "y": x})["sum"], 2 * x)
+
+        ask_all()
+        server.kill("service.frontend")
+        server.wait_for(lambda: server.metric("torchere_process_restarts_total", process="frontend") == 2, "restarts")
+        server.wait_for(lambda: len(server.children("service.frontend")) == 2, "two frontends")
+        server.wait_until_ready()
+        ask_all()
+    assert server.process.returncode == 0
