@@ -10,7 +10,7 @@ import numpy as np
 from compiler.spec import TensorSpec
 from service.engine.messages import Failure, Infer, Result
 from service.repository.catalog import Catalog, Entry, State
-from service.repository.config import Batching, ImageInput
+from service.repository.config import ImageInput
 from service.tensors import NUMPY_TYPES
 
 Arrays = list[np.ndarray[Any, Any]]
@@ -115,6 +115,3 @@ class FakeConnection:
         for message, blobs in answers:
             assert message.id not in self.answers, "a request is answered once"
             self.answers[message.id] = (message, [bytes(blob) for blob in blobs])
-
-
-DEFAULT_BATCHING = Batching()

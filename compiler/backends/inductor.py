@@ -53,7 +53,7 @@ def load(folder: Path, interface: Interface, device: str) -> Callable[[tuple[Ten
     """Raises RuntimeError where the library does not fit this machine."""
     index = int(device.partition(":")[2]) if device != "cpu" else -1
     if index >= 0:
-        torch.cuda.init()  # type: ignore[no-untyped-call]  # the library allocates at once, without torch's lazy start
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # before the library takes device memory
     with quiet_torchscript():  # torch imports classes that use the deprecated decorators
         compiled = torch._inductor.aoti_load_package(str(folder / FILE_NAME), device_index=index)
     return lambda inputs: tuple(pytree.tree_leaves(compiled(*inputs)))
