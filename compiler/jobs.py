@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
-from compiler.manifest import OutputError
-from compiler.spec import Options, TensorSpec
+from compiler.manifest import HybridMap, LayerSparsity, OutputError
+from compiler.spec import Factory, Options, Rung, TensorSpec
 
 
 class Interface(msgspec.Struct, frozen=True):
@@ -38,6 +38,7 @@ class Place(msgspec.Struct, frozen=True):
     folder: str
     origin: str  # the folder as the model's owner knows it
     device: str
+    factory: Factory | None = None
 
 
 class Describe(msgspec.Struct, frozen=True, tag=True):
@@ -54,22 +55,31 @@ class Build(msgspec.Struct, frozen=True, tag=True):
     place: Place
     options: Options
     interface: Interface
-    backend: str
-    precision: str
+    rung: Rung
     out: str
 
 
-class Judge(msgspec.Struct, frozen=True, tag=True):
-    """Load each candidate from its folder (backend -> folder), compare with the cases, time those that pass.
+class Entrant(msgspec.Struct, frozen=True):
+    """A candidate as it enters the race: what it is, and the folder of its files."""
 
-    Answered by `Judged`, with one verdict for each.
+    rung: Rung
+    folder: str
+
+
+class Judge(msgspec.Struct, frozen=True, tag=True):
+    """Load each candidate from its folder, compare with the cases and samples, time those that pass.
+
+    Answered by `Judged`, with one verdict for each. `samples` is a case file of labelled inputs, "" where there are
+    none; `reference_accuracy` what the reference reached on them.
     """
 
     place: Place
     options: Options
     interface: Interface
     cases: tuple[Case, ...]
-    folders: dict[str, str]
+    entrants: tuple[Entrant, ...]
+    samples: str = ""
+    reference_accuracy: float | None = None
 
 
 class Note(msgspec.Struct, frozen=True, tag=True):
@@ -81,26 +91,44 @@ class Note(msgspec.Struct, frozen=True, tag=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, tag=True):
-    """What verification made of one candidate; `reason` is empty where it passed."""
+    """What verification made of one candidate, by the name of its rung; `reason` is empty where it passed."""
 
-    backend: str
+    name: str
     errors: tuple[OutputError, ...]
     outcome: str = "passed"
     reason: str = ""
+    accuracy: float | None = None
+    memory: int = 0  # bytes on the device
+    graphs: tuple[int, ...] = ()  # batch sizes whose CUDA graph gives what the plain call gives
 
 
 class Described(msgspec.Struct, frozen=True, tag=True):
+    """`quantization`: "" for an ordinary model; "fx", "modelopt" or "qdq" for one that was trained with quantisers.
+
+    `samples` is the case file of the labelled samples, of which there are `sample_count`.
+    """
+
     interface: Interface
     cases: tuple[Case, ...]
+    quantization: str = ""
+    is_calibrated: bool = False  # calibration data lie beside the model
+    samples: str = ""
+    sample_count: int = 0
+    reference_accuracy: float | None = None
+    sparsity: tuple[LayerSparsity, ...] = ()
 
 
 class Built(msgspec.Struct, frozen=True, tag=True):
-    how: str = ""  # what the owner may want to know of the way, as "scripted: tracing would freeze a size"
+    """`how` is what the owner may want to know of the way, as "scripted: tracing would freeze a size"."""
+
+    how: str = ""
+    hybrid: HybridMap | None = None
+    ignored: tuple[str, ...] = ()
 
 
 class Judged(msgspec.Struct, frozen=True, tag=True):
     verdicts: tuple[Verdict, ...]
-    milliseconds: dict[str, dict[int, float]]  # backend -> batch size -> median time of one call
+    milliseconds: dict[str, dict[int, float]]  # name of the rung -> batch size -> median time of one call
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):

@@ -10,12 +10,13 @@ from typing import Literal
 
 import msgspec
 
-from compiler.spec import Target, TensorSpec
+from compiler.spec import Rung, Target, TensorSpec
 
 MANIFEST_NAME = "manifest.json"
-SCHEMA = 1
+SCHEMA = 2
 
-Outcome = Literal["chosen", "passed", "slower", "inaccurate", "failed", "skipped"]
+# skipped: a tool is missing here. unsupported: this device or flavour cannot do it, whatever is installed.
+Outcome = Literal["chosen", "passed", "slower", "inaccurate", "failed", "skipped", "unsupported"]
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -34,8 +35,61 @@ class OutputError(msgspec.Struct, frozen=True):
     max_abs: float  # relative to the largest magnitude of the reference
 
 
+class Segment(msgspec.Struct, frozen=True):
+    """One part of a hybrid module, in the order of execution: a TensorRT engine, or a subgraph that stayed in PyTorch.
+
+    `operators` counts them by name; `layers` are the modules of the model they came from; `bytes_in` and `bytes_out`
+    cross its borders at the smallest batch.
+    """
+
+    kind: Literal["tensorrt", "torch"]
+    name: str
+    operators: dict[str, int]
+    layers: tuple[str, ...] = ()
+    bytes_in: int = 0
+    bytes_out: int = 0
+    engine_bytes: int = 0
+
+
+class Remainder(msgspec.Struct, frozen=True):
+    """An operator that stayed in PyTorch, how often, and why."""
+
+    operator: str
+    count: int
+    reason: str
+
+
+class HybridMap(msgspec.Struct, frozen=True):
+    """How a hybrid module divides the model: its segments in order, and what could not become TensorRT.
+
+    `operator_coverage` and `parameter_coverage` are the shares (0 to 1) that lie in engines.
+    """
+
+    segments: tuple[Segment, ...]
+    remainders: tuple[Remainder, ...] = ()
+    operator_coverage: float = 0.0
+    parameter_coverage: float = 0.0
+
+    @property
+    def engines(self) -> int:
+        return sum(segment.kind == "tensorrt" for segment in self.segments)
+
+
+class LayerSparsity(msgspec.Struct, frozen=True):
+    """Whether the weight of one layer is 2:4 sparse along its input channels; `zeros` is the share of zeros."""
+
+    layer: str
+    shape: tuple[int, ...]
+    is_two_of_four: bool
+    zeros: float
+
+
 class Candidate(msgspec.Struct, frozen=True):
-    """One rung of the ladder: what became of one backend at one precision, and why."""
+    """One rung of the ladder: what became of one backend at one precision, and why.
+
+    `accuracy` is top-1 on the labelled samples, None where there are none. `memory` is what loading and running it took
+    on its device, in bytes. `ignored` are arguments that this version of the backend's compiler does not know.
+    """
 
     backend: str
     precision: str
@@ -45,6 +99,16 @@ class Candidate(msgspec.Struct, frozen=True):
     milliseconds: dict[int, float] = {}  # batch size -> median time of one call
     build_seconds: float = 0.0
     size: int = 0  # bytes on disk
+    variant: str = ""
+    accuracy: float | None = None
+    memory: int = 0
+    hybrid: HybridMap | None = None
+    ignored: tuple[str, ...] = ()
+    graphs: tuple[int, ...] = ()  # batch sizes that are replayed as a CUDA graph
+
+    @property
+    def rung(self) -> Rung:
+        return Rung(self.backend, self.precision, self.variant)
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -67,12 +131,22 @@ class Manifest(msgspec.Struct, frozen=True):
     files: tuple[FileEntry, ...]
     stage_seconds: dict[str, float]  # "load", "lower", "build", "verify", "race", ...
     created: str  # ISO 8601, UTC
+    variant: str = ""
+    reference_accuracy: float | None = None  # of the float32 reference on the labelled samples
+    samples: int = 0  # labelled samples that decided
+    sparsity: tuple[LayerSparsity, ...] = ()
+    is_fallback: bool = False  # nothing that was asked for passed, or it serves until the ladder is done
     schema: int = SCHEMA
+
+    @property
+    def chosen(self) -> Candidate:
+        """The rung that is served."""
+        return next(rung for rung in self.ladder if rung.outcome == "chosen")
 
     @property
     def milliseconds(self) -> dict[int, float]:
         """The chosen candidate's time of one call, by batch size."""
-        return next(rung.milliseconds for rung in self.ladder if rung.outcome == "chosen")
+        return self.chosen.milliseconds
 
 
 def read_manifest(folder: Path) -> Manifest:

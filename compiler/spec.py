@@ -27,7 +27,8 @@ ITEM_SIZES = {
     "FP64": 8,
 }
 
-BACKENDS = ("eager", "torchscript", "inductor")  # simplest first: a later one must beat the earlier by MARGIN
+BACKENDS = ("eager", "torchscript", "inductor", "tensorrt")  # simplest first: a later one must beat it by MARGIN
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8")  # closest to the reference first
 
 DEFAULT_MAX_BATCH_SIZE = 64  # where a program's batch dimension has no upper bound and model.yaml sets none
 
@@ -47,18 +48,31 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     example_shape: tuple[int, ...] | None = None
 
 
+class Factory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A module made by code that is installed, not by code that came with the model: a registered name, and arguments.
+
+    `arguments` is JSON of the keyword arguments.
+    """
+
+    name: str
+    arguments: str = "{}"
+
+
 class Source(msgspec.Struct, frozen=True):
     """The files of one model version: `kind` tells how they are opened.
 
     `pt2`: model.pt2, a torch.export program. `torchscript`: model.pt. `python`: model.py with `create_model()`,
-    and model.safetensors where the factory does not bring its own weights.
-    `requires` are the distributions that the factory imports: their versions are part of the cache key.
+    and model.safetensors where the factory does not bring its own weights. `factory`: model.safetensors for the
+    module that an installed `factory` makes.
+    `files` also names the calibration and the labelled samples that lie beside the model. `requires` are the
+    distributions that the factory imports: their versions are part of the cache key.
     """
 
     folder: Path
-    kind: Literal["pt2", "torchscript", "python"]
+    kind: Literal["pt2", "torchscript", "python", "factory"]
     files: tuple[str, ...]
     requires: tuple[str, ...] = ()
+    factory: Factory | None = None
 
 
 class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,22 +86,61 @@ class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_abs: float = 1e-3
 
 
+# By precision. An element of fp16 is right to 5e-4, of bf16 to 4e-3, of fp8 to 6e-2; a network multiplies that by about
+# ten. What a quantised model may lose is decided by labelled samples where there are any: these only catch nonsense.
+TOLERANCES = {
+    "fp32": Tolerance(1e-4, 1e-3),
+    "tf32": Tolerance(5e-3, 2e-2),
+    "fp16": Tolerance(1e-2, 5e-2),
+    "bf16": Tolerance(5e-2, 1e-1),
+    "fp8": Tolerance(1.5e-1, 3e-1),
+    "int8": Tolerance(1.5e-1, 3e-1),
+}
+
+
+class Rung(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One candidate to try: a backend at a precision, and which of several ways where there are several.
+
+    >>> Rung("torchscript", "int8", "onednn").name
+    'torchscript int8 onednn'
+    """
+
+    backend: str
+    precision: str = "fp32"
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        return " ".join(filter(None, (self.backend, self.precision, self.variant)))
+
+
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the owner of a model asks of the compiler. None means: read it from the program, or choose.
 
     `max_batch_size` 0 says that the model has no batch dimension. `buckets` are the batch sizes that are verified,
-    timed and served; the last is `max_batch_size`.
+    timed and served; the last is `max_batch_size`. `backends` None: those that the device can use; `precisions` None:
+    the device's default. `tolerances` replace TOLERANCES by precision. `max_accuracy_drop` is what top-1 accuracy on the
+    labelled samples may fall below the reference's (0.01: one point in a hundred). `strict`: every rung that is tried
+    must pass, else the model does not load; without it, eager is served where nothing else is left.
     """
 
     inputs: tuple[TensorSpec, ...] | None = None
     outputs: tuple[TensorSpec, ...] | None = None
     max_batch_size: int | None = None
     buckets: tuple[int, ...] | None = None
-    backends: tuple[str, ...] = BACKENDS
+    backends: tuple[str, ...] | None = None
+    precisions: tuple[str, ...] | None = None
     objective: Literal["latency", "throughput"] = "throughput"
-    tolerance: Tolerance = Tolerance()
+    tolerances: dict[str, Tolerance] = {}
+    max_accuracy_drop: float = 0.01
+    sparsity: Literal["report", "prune"] = "report"
+    strict: bool = False
     timeout_s: float = 900.0  # AOTInductor needs a minute for a large CNN on two cores
     threads: int | None = None  # intra-op threads that serving will use; timing uses the same
+
+    def tolerance(self, precision: str) -> Tolerance:
+        """The model's own where it has one, else the default."""
+        return self.tolerances.get(precision, TOLERANCES[precision])
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -104,6 +157,8 @@ class Target(msgspec.Struct, frozen=True):
     cuda: str | None
     system: str  # "Linux-x86_64"
     python: str  # "3.11"
+    tensorrt: str = ""  # "rtx 1.4.0.76, torch-tensorrt 2.11.0"; "" where it is not installed or the device is no GPU
+    quantizers: str = ""  # the versions of the libraries that quantise: "modelopt 0.47.0, torchao 0.18.0"
 
     @property
     def kind(self) -> str:
