@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from service.cores import available_cores
 from service.validation import find_faults, nearest
@@ -27,6 +27,9 @@ DEFAULT_FILE = Path("torchere.yaml")
 MISSPELT = 0.85  # Kubernetes sets TORCHERE_PORT_8000_TCP and the like: only what is nearly a setting is refused
 CORES_PER_FRONTEND = 4  # parsing and copying take about a quarter of what inference does
 MIB = 1024 * 1024
+GIB = 1024 * MIB
+UNITS = {"": 1, "K": 1024, "M": MIB, "G": GIB, "T": 1024 * GIB}
+SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 
 class SettingsError(Exception):
@@ -44,8 +47,19 @@ def _check_device(device: str) -> str:
     return device
 
 
+def _read_size(size: Any) -> Any:
+    """`20G`, `512 MiB` or a number of bytes; a unit is a power of 1024."""
+    if not isinstance(size, str):
+        return size
+    found = SIZE.fullmatch(size.strip())
+    if found is None:
+        raise ValueError(f"must be bytes, or a number with K, M, G or T, as 20G, not '{size}'")
+    return int(float(found[1]) * UNITS[found[2].upper()])
+
+
 Folder = typing.Annotated[Path, AfterValidator(Path.expanduser)]
 Device = typing.Annotated[str, AfterValidator(_check_device)]
+Size = typing.Annotated[int, BeforeValidator(_read_size)]
 
 
 class Settings(BaseModel):
@@ -58,6 +72,19 @@ class Settings(BaseModel):
     cache_dir: Folder = Field(
         default_factory=default_cache_dir,
         description="Folder of compiled models. Keep it on a disk that outlives the process: a first start compiles.",
+    )
+    cache_max_size: Size = Field(
+        20 * GIB,  # a ResNet-50 with its engines takes 200 MB: a hundred of them fit, on the usual 30 GB disk too
+        ge=0,
+        description="Largest size of the cache, as 500M or 20G; artifacts used longest ago go first. 0: no limit.",
+    )
+    trust: bool = Field(
+        False,
+        description="Trust every model of the repository: open formats that can run code as they are loaded.",
+    )
+    startup: Literal["wait", "fallback"] = Field(
+        "fallback",
+        description="Until a model is compiled: fallback serves it as it is, wait leaves it unavailable.",
     )
     host: str = Field(
         "127.0.0.1",
@@ -148,6 +175,8 @@ def default_text(name: str) -> str:
     if name == "cache_dir":
         return "$XDG_CACHE_HOME/torchere, else ~/.cache/torchere"
     default = Settings.model_fields[name].default
+    if name == "cache_max_size":
+        return f"{default // GIB}G"
     if isinstance(default, bool):
         return "yes" if default else "no"
     return str(default) if default != () else "all"
@@ -186,6 +215,8 @@ def _click_kind(name: str) -> dict[str, Any]:
         return {"multiple": True, "metavar": "NAME"}
     if kind is bool:
         return {}
+    if any(isinstance(mark, BeforeValidator) for mark in Settings.model_fields[name].metadata):
+        return {"type": str, "metavar": "SIZE"}  # pydantic reads it, as it does from a file
     if kind is Literal:
         return {"type": click.Choice(typing.get_args(Settings.model_fields[name].annotation))}
     return {"type": click.Path(path_type=Path) if kind is Path else kind}

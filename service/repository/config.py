@@ -13,8 +13,16 @@ from typing import Literal
 import msgspec
 from pydantic import ValidationError
 
-from compiler.spec import BACKENDS, Options, TensorSpec, Tolerance
-from service.repository.schema import ModelFile, OutputPart, PolicyPart, TolerancePart, find_contradictions
+from compiler.spec import BACKENDS, PRECISIONS, TOLERANCES, Factory, Options, TensorSpec, Tolerance
+from service.repository.schema import (
+    FactoryPart,
+    LimitPart,
+    ModelFile,
+    OutputPart,
+    PolicyPart,
+    TolerancePart,
+    find_contradictions,
+)
 from service.repository.versions import Every, Latest, Specific, VersionPolicy, choose_versions
 from service.validation import find_faults
 from service.yaml_file import Document, Location, YamlFault, read_document
@@ -67,10 +75,17 @@ class ModelConfig(msgspec.Struct, frozen=True):
     images: tuple[ImageInput, ...] = ()
     batching: Batching = Batching()
     buckets: tuple[int, ...] | None = None
-    backends: tuple[str, ...] = BACKENDS
+    backends: tuple[str, ...] | None = None
+    precisions: tuple[str, ...] | None = None
     objective: Literal["latency", "throughput"] = "throughput"
-    tolerance: Tolerance = Tolerance()
+    tolerances: dict[str, Tolerance] = {}
+    max_accuracy_drop: float = 0.01
+    sparsity: Literal["report", "prune"] = "report"
+    strict: bool = False
     timeout_s: float | None = None
+    trust: bool = False
+    startup: Literal["wait", "fallback"] | None = None
+    factory: Factory | None = None
     requires: tuple[str, ...] = ()
     instances: int = 1
     version_policy: VersionPolicy = Latest()
@@ -84,8 +99,12 @@ def to_options(config: ModelConfig, threads: int, timeout_s: float = Options().t
         max_batch_size=config.max_batch_size,
         buckets=config.buckets,
         backends=config.backends,
+        precisions=config.precisions,
         objective=config.objective,
-        tolerance=config.tolerance,
+        tolerances=config.tolerances,
+        max_accuracy_drop=config.max_accuracy_drop,
+        sparsity=config.sparsity,
+        strict=config.strict,
         timeout_s=config.timeout_s or timeout_s,
         threads=threads or None,
     )
@@ -188,18 +207,45 @@ def _freeze(name: str, file: ModelFile, labels: dict[str, tuple[str, ...]]) -> M
         ),
         batching=Batching(batching.max_queue_delay_us, batching.max_queue_size, batching.timeout_us),
         buckets=batching.buckets,
-        backends=file.compile.backends,
+        backends=_ordered(file.compile.backends, BACKENDS),
+        precisions=_ordered(file.compile.precision, PRECISIONS),
         objective=file.compile.objective,
-        tolerance=_tolerance(file.compile.tolerance),
+        tolerances=_tolerances(file.compile.tolerance),
+        max_accuracy_drop=file.compile.max_accuracy_drop,
+        sparsity=file.compile.sparsity,
+        strict=file.compile.strict,
         timeout_s=file.compile.timeout_s,
+        trust=file.trust,
+        startup=file.startup,
+        factory=_factory(file.factory),
         requires=file.requires,
         instances=file.instances,
         version_policy=_policy(file.version_policy),
     )
 
 
-def _tolerance(part: TolerancePart) -> Tolerance:
-    return Tolerance(**{name: value for name, value in part.model_dump().items() if value is not None})
+def _ordered(chosen: tuple[str, ...] | None, known: tuple[str, ...]) -> tuple[str, ...] | None:
+    """In the order of the ladder, each once: another order in the file is not another artifact."""
+    return None if chosen is None else tuple(name for name in known if name in chosen)
+
+
+def _tolerances(part: TolerancePart) -> dict[str, Tolerance]:
+    """By precision, those that differ from the default: its own limit, else the one for every precision."""
+    found = {}
+    for precision, default in TOLERANCES.items():
+        own: LimitPart = getattr(part, precision)
+        limits = Tolerance(
+            own.relative_l2 or part.relative_l2 or default.relative_l2, own.max_abs or part.max_abs or default.max_abs
+        )
+        if limits != default:
+            found[precision] = limits
+    return found
+
+
+def _factory(part: FactoryPart | None) -> Factory | None:
+    if part is None:
+        return None
+    return Factory(part.name, msgspec.json.encode(part.arguments, order="deterministic").decode())
 
 
 def _policy(part: PolicyPart) -> VersionPolicy:

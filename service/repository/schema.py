@@ -5,13 +5,14 @@ Knows nothing of files, lines or versions on disk. `config.py` reads the file, a
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from compiler.spec import BACKENDS, ITEM_SIZES
+from compiler.spec import BACKENDS, ITEM_SIZES, PRECISIONS
 from service.validation import nearest
 from service.yaml_file import Location
 
@@ -20,6 +21,7 @@ MAX_INSTANCES = 64  # each is a copy of the weights
 CHANNELS = {"RGB": 3, "L": 1}
 IMAGE_DATATYPES = ("UINT8", "FP32")
 DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+FACTORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(:[A-Za-z0-9][A-Za-z0-9._-]{0,127})?")  # "mlp", "timm:resnet18"
 TORCH_NAMES = {"float": "FP", "int": "INT", "uint": "UINT", "bool": "BOOL", "bfloat": "BF"}
 
 
@@ -35,6 +37,45 @@ def _check_backend(name: str) -> str:
     if name not in BACKENDS:
         raise ValueError(f"'{name}' is not a backend: {nearest(name, BACKENDS)}")
     return name
+
+
+def _check_precision(name: str) -> str:
+    if name not in PRECISIONS:
+        raise ValueError(f"'{name}' is not a precision: {nearest(name, ('auto', *PRECISIONS))}")
+    return name
+
+
+def _read_choice(choice: Any) -> Any:
+    """`auto` leaves the choice to the device; one name is a list of one."""
+    if choice == "auto":
+        return None
+    return [choice] if isinstance(choice, str) else choice
+
+
+def _check_factory(name: str) -> str:
+    if not FACTORY.fullmatch(name):
+        raise ValueError(f"'{name}' is not the name of a factory: write a registered one, as mlp or timm:resnet18")
+    return name
+
+
+def _read_factory(factory: Any) -> Any:
+    return {"name": factory} if isinstance(factory, str) else factory
+
+
+def _check_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    wrong = [name for name in arguments if not name.isidentifier()]
+    if wrong:
+        raise ValueError(f"has '{wrong[0]}', which is not the name of an argument")
+    if not _is_finite(arguments):
+        raise ValueError("must hold numbers that are finite")
+    return arguments
+
+
+def _is_finite(value: Any) -> bool:
+    """What YAML gives is JSON but for .nan and .inf, which JSON, and so the key of an artifact, cannot hold."""
+    if isinstance(value, dict | list):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _check_distribution(name: str) -> str:
@@ -63,6 +104,8 @@ def _read_policy(policy: Any) -> Any:
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Int = Annotated[int, Field(strict=True)]  # strict: `yes` is not 1
 Size = Annotated[Int, AfterValidator(_check_size)]
+Backend = Annotated[str, AfterValidator(_check_backend)]
+Precision = Annotated[str, AfterValidator(_check_precision)]
 Distribution = Annotated[str, AfterValidator(_check_distribution)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -101,16 +144,36 @@ class BatchingPart(Part):
     buckets: tuple[Annotated[Int, Field(ge=1)], ...] | None = Field(None, min_length=1)
 
 
-class TolerancePart(Part):
+class LimitPart(Part):
     relative_l2: Positive | None = None
     max_abs: Positive | None = None
 
 
+class TolerancePart(LimitPart):
+    """The two limits for every precision, and by precision for those that need their own."""
+
+    fp32: LimitPart = LimitPart()
+    tf32: LimitPart = LimitPart()
+    fp16: LimitPart = LimitPart()
+    bf16: LimitPart = LimitPart()
+    fp8: LimitPart = LimitPart()
+    int8: LimitPart = LimitPart()
+
+
 class CompilePart(Part):
-    backends: tuple[Annotated[str, AfterValidator(_check_backend)], ...] = Field(BACKENDS, min_length=1)
+    backends: Annotated[tuple[Backend, ...] | None, BeforeValidator(_read_choice)] = Field(None, min_length=1)
+    precision: Annotated[tuple[Precision, ...] | None, BeforeValidator(_read_choice)] = Field(None, min_length=1)
     objective: Literal["latency", "throughput"] = "throughput"
     tolerance: TolerancePart = TolerancePart()
+    max_accuracy_drop: float = Field(0.01, ge=0, le=1)
+    sparsity: Literal["report", "prune"] = "report"
+    strict: bool = False
     timeout_s: Positive | None = None
+
+
+class FactoryPart(Part):
+    name: Annotated[str, AfterValidator(_check_factory)]
+    arguments: Annotated[dict[str, Any], AfterValidator(_check_arguments)] = {}
 
 
 class PolicyPart(Part):
@@ -128,6 +191,9 @@ class ModelFile(Part):
     outputs: tuple[OutputPart, ...] | None = Field(None, min_length=1)
     batching: BatchingPart = BatchingPart()
     compile: CompilePart = CompilePart()
+    trust: Annotated[bool, Field(strict=True)] = False  # only a plain `true` opens the door
+    startup: Literal["wait", "fallback"] | None = None
+    factory: Annotated[FactoryPart | None, BeforeValidator(_read_factory)] = None
     requires: tuple[Distribution, ...] = ()
     instances: Int = Field(1, ge=1, le=MAX_INSTANCES)
     version_policy: Annotated[PolicyPart, BeforeValidator(_read_policy)] = PolicyPart(latest=1)

@@ -95,6 +95,9 @@ def test_a_home_directory_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"device": "gpu"}, "--device: device must be auto, cpu, or cuda:0, cuda:1, ..., not 'gpu'"),
         ({"log_format": "xml"}, "--log-format: log_format must be 'human' or 'json', not 'xml'"),
         ({"http_port": 8001}, "http_port and grpc_port are both 8001: give each its own, with --grpc-port say"),
+        ({"cache_max_size": "much"}, "--cache-max-size: cache_max_size must be bytes, or a number with K, M, G or T"),
+        ({"cache_max_size": -1}, "--cache-max-size: cache_max_size must be greater than or equal to 0, not -1"),
+        ({"startup": "later"}, "--startup: startup must be 'wait' or 'fallback', not 'later'"),
         ({"drain_timeout_s": float("nan")}, "--drain-timeout-s: drain_timeout_s must be"),
     ],
 )
@@ -102,6 +105,23 @@ def test_a_wrong_flag_is_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(**given)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [("20G", 20 * 1024**3), ("1.5 GiB", 3 * 1024**3 // 2), ("500m", 500 * 1024**2), ("4096", 4096), (0, 0)],
+)
+def test_a_size_has_a_unit_or_is_in_bytes(size: str | int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(cache_max_size=size).cache_max_size == expected
+    monkeypatch.setenv("TORCHERE_CACHE_MAX_SIZE", str(size))
+    assert load_settings().cache_max_size == expected
+
+
+def test_nothing_is_trusted_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not load_settings().trust
+    assert load_settings(trust=True).trust
+    monkeypatch.setenv("TORCHERE_TRUST", "true")
+    assert load_settings().trust
 
 
 def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,10 +192,12 @@ def test_every_field_is_a_flag_with_its_help() -> None:
 
 def test_flags_give_what_was_given_and_nothing_else() -> None:
     run, seen = command()
-    result = CliRunner().invoke(run, ["--models", "a", "--models", "b", "--no-access-log", "--http-port", "0"])
+    result = CliRunner().invoke(
+        run, ["--models", "a", "--models", "b", "--no-access-log", "--http-port", "0", "--trust"]
+    )
     assert result.exit_code == 0, result.output
     given = {name: value for name, value in seen.items() if value is not None}
-    assert given == {"models": ("a", "b"), "access_log": False, "http_port": 0}
+    assert given == {"models": ("a", "b"), "access_log": False, "http_port": 0, "trust": True}
     assert load_settings(**seen).models == ("a", "b")
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compiler.spec import BACKENDS, Options, TensorSpec, Tolerance
+from compiler.spec import BACKENDS, Factory, Options, TensorSpec, Tolerance
 from service.repository.config import Batching, ConfigError, ImageInput, ModelConfig, read_config, to_options
 from service.repository.versions import Every, Latest, Specific, VersionPolicy
 
@@ -36,12 +36,28 @@ batching:
 compile:
   backends: [eager, inductor]
   objective: latency
-  tolerance: {relative_l2: 1e-3}
+  precision: [fp16, fp32]
+  tolerance: {relative_l2: 1e-3, int8: {relative_l2: 0.2}}
+  max_accuracy_drop: 0.02
+  sparsity: prune
+  strict: true
   timeout_s: 60
+trust: true
+startup: wait
+factory: {name: mlp, arguments: {sizes: [4, 2]}}
 requires: [torch-geometric]
 instances: 2
 version_policy: {latest: 3}
 """
+
+FULL_TOLERANCES = {
+    "fp32": Tolerance(1e-3, 1e-3),
+    "tf32": Tolerance(1e-3, 2e-2),
+    "fp16": Tolerance(1e-3, 5e-2),
+    "bf16": Tolerance(1e-3, 1e-1),
+    "fp8": Tolerance(1e-3, 3e-1),
+    "int8": Tolerance(0.2, 3e-1),
+}
 
 
 @pytest.fixture
@@ -79,9 +95,16 @@ def test_a_whole_file(folder: Path) -> None:
         batching=Batching(500, 32, 1_000_000),
         buckets=(1, 8),
         backends=("eager", "inductor"),
+        precisions=("fp32", "fp16"),
         objective="latency",
-        tolerance=Tolerance(relative_l2=1e-3),
+        tolerances=FULL_TOLERANCES,
+        max_accuracy_drop=0.02,
+        sparsity="prune",
+        strict=True,
         timeout_s=60,
+        trust=True,
+        startup="wait",
+        factory=Factory("mlp", '{"sizes":[4,2]}'),
         requires=("torch-geometric",),
         instances=2,
         version_policy=Latest(3),
@@ -103,10 +126,47 @@ def test_options_for_the_compiler(folder: Path) -> None:
     assert options.timeout_s == 60
     assert (options.max_batch_size, options.buckets, options.backends) == (8, (1, 8), ("eager", "inductor"))
     assert options.objective == "latency"
-    assert options.tolerance == Tolerance(relative_l2=1e-3)
+    assert options.precisions == ("fp32", "fp16")
+    assert options.tolerance("int8") == Tolerance(0.2, 3e-1)
+    assert (options.max_accuracy_drop, options.sparsity, options.strict) == (0.02, "prune", True)
     assert options.inputs is not None
     assert options.inputs[0].range == (0, 255)
-    assert ModelConfig("pets").backends == BACKENDS
+
+
+def test_trust_startup_and_the_factory_are_not_the_compilers_options(folder: Path) -> None:
+    text = "trust: true\nstartup: wait\nfactory: mlp\n"
+    assert to_options(read(folder, text), threads=2) == Options(threads=2)
+
+
+@pytest.mark.parametrize("text", ["auto", "[eager, torchscript, inductor, tensorrt]"])
+def test_backends_left_to_the_device_or_named(folder: Path, text: str) -> None:
+    named = read(folder, f"compile: {{backends: {text}}}").backends
+    assert named == (None if text == "auto" else BACKENDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "precisions"),
+    [("auto", None), ("fp16", ("fp16",)), ("[int8, fp32, int8]", ("fp32", "int8"))],
+)
+def test_a_precision_several_or_the_devices(folder: Path, text: str, precisions: tuple[str, ...] | None) -> None:
+    assert read(folder, f"compile: {{precision: {text}}}").precisions == precisions
+
+
+def test_a_tolerance_as_it_is_by_default_is_none_of_its_own(folder: Path) -> None:
+    text = "compile: {tolerance: {fp32: {relative_l2: 1e-4}, fp16: {max_abs: 0.5}}}"
+    assert read(folder, text).tolerances == {"fp16": Tolerance(1e-2, 0.5)}
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "arguments"),
+    [
+        ("mlp", "mlp", "{}"),
+        ("timm:resnet18", "timm:resnet18", "{}"),
+        ("{name: mlp, arguments: {z: 1, a: {c: [1.5, x], b: null}}}", "mlp", '{"a":{"b":null,"c":[1.5,"x"]},"z":1}'),
+    ],
+)
+def test_a_factory_is_a_name_and_arguments(folder: Path, text: str, name: str, arguments: str) -> None:
+    assert read(folder, f"factory: {text}").factory == Factory(name, arguments)
 
 
 @pytest.mark.parametrize(
@@ -179,13 +239,28 @@ REPLACED = [  # in FULL, by what, the line, the sentence
     ("buckets: [1, 8]", "buckets: [1, 4]", 18, "batching.buckets must end with max_batch_size, which is 8, not 4"),
     ("buckets: [1, 8]", "buckets: [8, 1, 8]", 18, "batching.buckets must rise, not [8, 1, 8]"),
     ("inductor", "inducter", 20, "compile.backends[1] 'inducter' is not a backend: did you mean 'inductor'?"),
-    ("1e-3", "-1", 22, "compile.tolerance.relative_l2 must be greater than 0, not -1"),
-    ("torch-geometric", "torch>=2", 24, "requires[0] 'torch>=2' is not the name of a distribution: write it as `pip"),
-    ("instances: 2", "instances: 0", 25, "instances must be greater than or equal to 1, not 0"),
-    ("{latest: 3}", "newest", 26, "version_policy must be a valid dictionary, not 'newest'"),
-    ("{latest: 3}", "{latest: 1, specific: [2]}", 26, "version_policy must be one of `{latest: 2}`, `{specific:"),
+    ("1e-3", "-1", 23, "compile.tolerance.relative_l2 must be greater than 0, not -1"),
+    (
+        "fp16, fp32",
+        "half",
+        22,
+        "compile.precision[0] 'half' is not a precision: known are auto, fp32, tf32, fp16, bf16",
+    ),
+    ("int8: {", "int4: {", 23, "unknown key 'int4' in compile.tolerance: did you mean 'int8'?"),
+    ("drop: 0.02", "drop: 2", 24, "compile.max_accuracy_drop must be less than or equal to 1, not 2"),
+    ("prune", "remove", 25, "compile.sparsity must be 'report' or 'prune', not 'remove'"),
+    ("trust: true", "trust: model.pt", 28, "trust must be true or false, not 'model.pt'"),
+    ("trust: true", "trust: 'yes'", 28, "trust must be true or false, not 'yes'"),
+    ("startup: wait", "startup: later", 29, "startup must be 'wait' or 'fallback', not 'later'"),
+    ("name: mlp", "name: os.system()", 30, "factory.name 'os.system()' is not the name of a factory: write a"),
+    ("sizes: [4", "a-b: [4", 30, "factory.arguments has 'a-b', which is not the name of an argument"),
+    ("[4, 2]}", "[4, .nan]}", 30, "factory.arguments must hold numbers that are finite"),
+    ("torch-geometric", "torch>=2", 31, "requires[0] 'torch>=2' is not the name of a distribution: write it as `pip"),
+    ("instances: 2", "instances: 0", 32, "instances must be greater than or equal to 1, not 0"),
+    ("{latest: 3}", "newest", 33, "version_policy must be a valid dictionary, not 'newest'"),
+    ("{latest: 3}", "{latest: 1, specific: [2]}", 33, "version_policy must be one of `{latest: 2}`, `{specific:"),
     ("inputs:\n", "inputs: []\nx:\n", 3, "inputs must have at least 1 item, not []"),
-    ("{latest: 3}", "{}", 26, "version_policy must be one of `{latest: 2}`"),
+    ("{latest: 3}", "{}", 33, "version_policy must be one of `{latest: 2}`"),
 ]
 
 
