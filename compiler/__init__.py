@@ -17,11 +17,12 @@ import msgspec
 from compiler.cache import Cache
 from compiler.errors import LoadFailed
 from compiler.jobs import Note
+from compiler.journal import Journal, Progress, RungState
 from compiler.key import digest, key_parts
 from compiler.manifest import Manifest
-from compiler.pipeline import Journal, Progress, build_artifact
+from compiler.pipeline import build_artifact, build_fallback
 from compiler.source import find_source
-from compiler.spec import BACKENDS, Options, Source, Target
+from compiler.spec import BACKENDS, PRECISIONS, Options, Rung, Source, Target
 from compiler.target import detect_devices, detect_target
 from compiler.tools import is_current
 
@@ -30,11 +31,15 @@ __all__ = [
     "Cache",
     "Options",
     "Progress",
+    "Rung",
+    "RungState",
     "Source",
     "Target",
     "compile",
     "detect_devices",
     "detect_target",
+    "fallback",
+    "find",
     "find_source",
 ]
 
@@ -60,10 +65,7 @@ def compile(
     A hit starts no process. `report` is called at least every second while something is built; what it raises stops
     the builders and passes through. Raises LoadFailed, NoCandidate or CacheUnusable; each is a sentence for the owner.
     """
-    unknown = [name for name in options.backends if name not in BACKENDS]
-    if unknown or not options.backends:
-        what = f"unknown backend '{unknown[0]}'" if unknown else "no backend is asked for"
-        raise LoadFailed(f"{what}: there are {', '.join(BACKENDS)}")
+    _check_names(options)
     started = time.monotonic()
     journal = Journal(report)
     parts = key_parts(source, options, target)
@@ -75,3 +77,46 @@ def compile(
         on_wait=lambda: journal.hear(Note("wait", "another process compiles this model")),
     )
     return Artifact(folder, manifest, cached, time.monotonic() - started)
+
+
+def fallback(
+    source: Source,
+    options: Options,
+    target: Target,
+    cache: Cache,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Artifact:
+    """The quickest artifact that is right: the model itself, run eagerly, after the checks that any model must pass.
+
+    It serves while `compile` works; its manifest `is_fallback` and has no times. Raises as `compile` does.
+    """
+    started = time.monotonic()
+    journal = Journal(report)
+    plain = msgspec.structs.replace(options, backends=("eager",), precisions=("fp32",), strict=False)
+    parts = {**key_parts(source, plain, target), "purpose": "fallback"}
+    key = digest(parts)
+    folder, manifest, cached = cache.get_or_build(
+        key,
+        build_fallback(source, plain, target, parts, key, journal),
+        on_wait=lambda: journal.hear(Note("wait", "another process prepares this model")),
+    )
+    return Artifact(folder, manifest, cached, time.monotonic() - started)
+
+
+def find(source: Source, options: Options, target: Target, cache: Cache) -> Artifact | None:
+    """The artifact that `compile` would take from the cache; None where it would build. Starts no process."""
+    _check_names(options)
+    started = time.monotonic()
+    found = cache.find(digest(key_parts(source, options, target)), is_current)
+    return None if found is None else Artifact(*found, True, time.monotonic() - started)
+
+
+def _check_names(options: Options) -> None:
+    for what, given, known in (
+        ("backend", options.backends, BACKENDS),
+        ("precision", options.precisions, PRECISIONS),
+    ):
+        unknown = [name for name in given or () if name not in known]
+        if unknown or given == ():
+            wrong = f"unknown {what} '{unknown[0]}'" if unknown else f"no {what} is asked for"
+            raise LoadFailed(f"{wrong}: there are {', '.join(known)}")

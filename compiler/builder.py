@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from compiler.errors import CompileError, LoadFailed
+from compiler.errors import CompileError
 from compiler.jobs import Answer, Build, Built, Describe, Job, Judge, Note, Refused, Report
 
 PR_SET_PDEATHSIG = 1  # prctl.h
@@ -68,20 +68,24 @@ def perform(job: Job, tell: Callable[[Note], None]) -> Answer:
 
 
 def build(job: Build, tell: Callable[[Note], None]) -> Built:
-    """Open the model and let one backend build its files."""
+    """Open the model, bring it to the precision of the rung, and let one backend build its files."""
     from compiler.backends import find_backend
     from compiler.datatypes import set_exact_float32
     from compiler.load import open_model
+    from compiler.quantize import quantize
 
     set_exact_float32()
-    tell(Note("build", "building", job.backend))
-    if job.precision != "fp32":
-        raise LoadFailed(f"unknown precision '{job.precision}': there is fp32")
-    backend = find_backend(job.backend)
+    place, rung = job.place, job.rung
+    tell(Note("build", "opening the model", rung.name))
+    backend = find_backend(rung.backend)
     out = Path(job.out)
     out.mkdir(parents=True)
-    opened = open_model(Path(job.place.folder), job.place.device, job.place.origin)
-    return Built(backend.build(opened, job.interface, job.place, out))
+    opened = open_model(Path(place.folder), place.device, place.origin, place.factory)
+    tell(Note("quantize", f"bringing it to {rung.precision}", rung.name))
+    opened = quantize(opened, job.interface, place, rung, job.options)
+    tell(Note("build", "building", rung.name))
+    built: Built = backend.build(opened, job.interface, place, out, rung)
+    return built
 
 
 def _send(replies: BinaryIO, report: Report) -> None:

@@ -5,7 +5,8 @@
      ├── LowerFailed     torch.export cannot capture the model: only the rungs that need a program are lost
      ├── BuildFailed     a backend could not build its candidate: one rung is lost
      │    ├── BuilderDied    its process crashed, was killed or ran past its time
-     │    └── ToolMissing    something is not installed here: the rung is tried again where it is
+     │    ├── ToolMissing    something is not installed here: the rung is tried again where it is
+     │    └── Unsupported    this device, or this version of a compiler, cannot do it, whatever is installed
      ├── Inaccurate      a candidate computes something else than the reference: one rung is lost
      ├── NoCandidate     no rung is left
      └── CacheUnusable   the cache folder cannot be created, locked or written
@@ -41,6 +42,10 @@ class ToolMissing(BuildFailed):
     """A backend needs something that is not installed here."""
 
 
+class Unsupported(BuildFailed):
+    """The device or the compiler's version cannot do what a rung asks for."""
+
+
 class Inaccurate(CompileError):
     """A candidate differs from the float32 eager reference by more than the tolerance."""
 
@@ -55,5 +60,8 @@ class CacheUnusable(CompileError):
 
 BY_NAME: dict[str, type[CompileError]] = {
     cls.__name__: cls
-    for cls in (LoadFailed, LowerFailed, BuildFailed, BuilderDied, ToolMissing, Inaccurate, NoCandidate, CacheUnusable)
+    for cls in (
+        *(LoadFailed, LowerFailed, BuildFailed, BuilderDied, ToolMissing, Unsupported),
+        *(Inaccurate, NoCandidate, CacheUnusable),
+    )
 }

@@ -43,6 +43,13 @@ def random_inputs(specs: tuple[TensorSpec, ...], batch: int, seed: int, *, wider
     return tuple(_random(spec, concrete_shape(spec, batch, wider=wider), generator) for spec in specs)
 
 
+def cycle_rows(rows: tuple[Tensor, ...], batch: int) -> tuple[Tensor, ...]:
+    """`batch` rows of each tensor, beginning again where they run out; 0: the tensors as they are."""
+    if not batch:
+        return rows
+    return tuple(tensor[torch.arange(batch) % len(tensor)] for tensor in rows)
+
+
 def _random(spec: TensorSpec, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     dtype = TORCH_TYPES[spec.datatype]
     if spec.datatype == "BOOL":

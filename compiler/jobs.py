@@ -24,12 +24,15 @@ class Case(msgspec.Struct, frozen=True):
     """One golden input with the reference's answer, in a safetensors file.
 
     `batch` is the number of rows, 0 for a model without a batch dimension. Only the cases that are `timed` are buckets.
+    `is_foreign`: random values where the model's own data exist; what was calibrated on those owes such values nothing
+    but finite answers of the right shape.
     """
 
     label: str
     batch: int
     path: str
     timed: bool
+    is_foreign: bool = False
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -42,7 +45,10 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Describe(msgspec.Struct, frozen=True, tag=True):
-    """Open the model, run the reference and write golden cases into `goldens`. Answered by `Described`."""
+    """Open the model, run the reference and write golden cases into `goldens`. Answered by `Described`.
+
+    `goldens` "": only settle the interface and check that the model can be served; no cases.
+    """
 
     place: Place
     options: Options
@@ -78,6 +84,7 @@ class Judge(msgspec.Struct, frozen=True, tag=True):
     interface: Interface
     cases: tuple[Case, ...]
     entrants: tuple[Entrant, ...]
+    quantization: str = ""
     samples: str = ""
     reference_accuracy: float | None = None
 

@@ -1,6 +1,7 @@
 """Loads each candidate from its saved files, compares it with the golden cases and times those that pass.
 
-Knows nothing of how candidates were built, and does not choose. `verify.py` compares, `race.py` times.
+Knows nothing of how candidates were built, and does not choose. `verify.py` compares, `accuracy.py` counts right
+answers, `race.py` times, `graphs.py` captures on a GPU.
 """
 
 from __future__ import annotations
@@ -10,62 +11,143 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from compiler.accuracy import measure_accuracy
 from compiler.backends import load_candidate
+from compiler.cases import read_case, read_samples_case
 from compiler.errors import Inaccurate
-from compiler.jobs import Case, Judge, Judged, Note, Verdict
+from compiler.footprint import used_bytes
+from compiler.jobs import Case, Entrant, Judge, Judged, Note, Verdict
 from compiler.race import race, warm_up
-from compiler.reference import read_case
-from compiler.verify import find_difference, worst
+from compiler.spec import Tolerance
+from compiler.verify import UNBOUNDED, find_difference, worst
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from compiler.backends import Model
     from compiler.manifest import OutputError
+
+QUANTIZED = ("fp8", "int8")
 
 
 def judge(job: Judge, tell: Callable[[Note], None]) -> Judged:
     """One verdict for each candidate; a candidate that fails never fails the job."""
-    verdicts, passed = [], {}
-    for backend, folder in job.folders.items():
-        tell(Note("verify", "comparing with the reference", backend))
-        errors: list[tuple[OutputError, ...]] = []
-        try:
-            model = load_candidate(Path(folder), backend, job.interface, job.place.device)
-            for case in job.cases:
-                _compare(model, case, job, errors)
-        except Inaccurate as error:
-            verdicts.append(Verdict(backend, worst(errors), "inaccurate", str(error)))
-        except Exception as error:  # noqa: BLE001 - whatever a candidate raises, only its own rung is lost
-            reason = " ".join(str(error).split())[:300]
-            verdicts.append(Verdict(backend, worst(errors), "failed", f"{type(error).__name__}: {reason}"))
-        else:
-            verdicts.append(Verdict(backend, worst(errors)))
-            passed[backend] = model
-    milliseconds = _time(passed, job, tell)
-    return Judged(tuple(verdicts), milliseconds)
+    verdicts: list[Verdict] = []
+    passed: dict[str, Model] = {}
+    for entrant in job.entrants:
+        tell(Note("verify", "comparing with the reference", entrant.rung.name))
+        verdict, model = _examine(entrant, job)
+        verdicts.append(verdict)
+        if model is not None:
+            passed[entrant.rung.name] = model
+    lanes, graphs = _lanes(passed, job, tell)
+    tell(Note("race", "timing all candidates in turns"))
+    milliseconds = race(lanes, job.place.device)
+    return Judged(
+        tuple(msgspec.structs.replace(one, graphs=graphs.get(one.name, ())) for one in verdicts), milliseconds
+    )
 
 
-def _compare(model: Model, case: Case, job: Judge, errors: list[tuple[OutputError, ...]]) -> None:
+def tolerance_of(entrant: Entrant, case: Case, job: Judge) -> Tolerance:
+    """How far `entrant` may be from the reference on `case`.
+
+    A model that was trained with quantisers rounds inside, in the reference too: there the last bit of a float decides
+    between two steps, so every rung has what int8 is allowed. Values of another kind than a quantised candidate was
+    calibrated on only show whether it breaks.
+    """
+    if case.is_foreign and (entrant.rung.precision in QUANTIZED or job.quantization):
+        return UNBOUNDED
+    return job.options.tolerance("int8" if job.quantization else entrant.rung.precision)
+
+
+def _examine(entrant: Entrant, job: Judge) -> tuple[Verdict, Model | None]:
+    name, errors = entrant.rung.name, list[tuple["OutputError", ...]]()
+    accuracy: float | None = None
+    before = used_bytes(job.place.device)
+    try:
+        model = load_candidate(Path(entrant.folder), entrant.rung.backend, job.interface, job.place.device)
+        for case in job.cases:
+            _compare(model, case, entrant, job, errors)
+        accuracy = _check_accuracy(model, job)
+    except Inaccurate as error:
+        return Verdict(name, worst(errors), "inaccurate", str(error), _measured(error)), None
+    except Exception as error:  # noqa: BLE001 - whatever a candidate raises, only its own rung is lost
+        reason = " ".join(str(error).split())[:300]
+        return Verdict(name, worst(errors), "failed", f"{type(error).__name__}: {reason}"), None
+    memory = max(0, used_bytes(job.place.device) - before)
+    return Verdict(name, worst(errors), accuracy=accuracy, memory=memory), model
+
+
+def _compare(model: Model, case: Case, entrant: Entrant, job: Judge, errors: list[tuple[OutputError, ...]]) -> None:
     """Raises Inaccurate, naming the case."""
     inputs, wanted = read_case(case)
     outputs = model(tuple(tensor.to(job.place.device) for tensor in inputs))
-    found, reason = find_difference(job.interface.outputs, outputs, wanted, job.options.tolerance)
-    errors.append(found)
+    tolerance = tolerance_of(entrant, case, job)
+    found, reason = find_difference(job.interface.outputs, outputs, wanted, tolerance)
+    if tolerance is not UNBOUNDED or reason:
+        errors.append(found)
     if reason:
         raise Inaccurate(f"at {case.label}: {reason}")
 
 
-def _time(models: dict[str, Model], job: Judge, tell: Callable[[Note], None]) -> dict[str, dict[int, float]]:
-    """Milliseconds of one call by candidate and batch size, 1 for a model without a batch dimension."""
+class LessAccurate(Inaccurate):
+    """Right within its tolerance on every case, yet wrong more often on the labelled samples."""
+
+    def __init__(self, accuracy: float, reference: float, drop: float) -> None:
+        super().__init__(
+            f"top-1 accuracy on the labelled samples is {accuracy:.2%}, the reference's {reference:.2%}: "
+            f"at most {drop:.2%} less is allowed (max_accuracy_drop)"
+        )
+        self.accuracy = accuracy
+
+
+def _check_accuracy(model: Model, job: Judge) -> float | None:
+    """The share of samples that are classified right; None without samples. Raises LessAccurate."""
+    if not job.samples:
+        return None
+    inputs, labels = read_samples_case(job.samples)
+    accuracy = measure_accuracy(model, inputs, labels, job.interface, job.place.device)
+    reference = job.reference_accuracy
+    assert reference is not None, "samples were run through the reference first"
+    # The rows that the reference gets right count as whole rows: one row of 20 is 5 %, not a rounding error.
+    if accuracy < reference - job.options.max_accuracy_drop - 1e-9:
+        raise LessAccurate(accuracy, reference, job.options.max_accuracy_drop)
+    return accuracy
+
+
+def _measured(error: Inaccurate) -> float | None:
+    return error.accuracy if isinstance(error, LessAccurate) else None
+
+
+def _lanes(
+    models: dict[str, Model], job: Judge, tell: Callable[[Note], None]
+) -> tuple[dict[str, dict[int, Callable[[], object]]], dict[str, tuple[int, ...]]]:
+    """What to call for each candidate and batch size (1 without a batch dimension), and which calls replay a graph."""
     device = job.place.device
     inputs = {
         max(case.batch, 1): tuple(tensor.to(device) for tensor in read_case(case)[0])
         for case in job.cases
         if case.timed
     }
-    lanes = {}
+    lanes: dict[str, dict[int, Callable[[], object]]] = {}
+    graphs: dict[str, tuple[int, ...]] = {}
     for name, model in models.items():
         tell(Note("race", "warming up", name))
         lanes[name] = {batch: partial(model, tensors) for batch, tensors in inputs.items()}
         warm_up(lanes[name].values(), device)
-    tell(Note("race", "timing all candidates in turns"))
-    return race(lanes, device)
+        if device != "cpu":
+            replays = _capture(model, inputs, device)
+            lanes[name].update(replays)
+            graphs[name] = tuple(sorted(replays))
+    return lanes, graphs
+
+
+def _capture(model: Model, inputs: dict[int, tuple[Tensor, ...]], device: str) -> dict[int, Callable[[], object]]:
+    """A replay for each batch size whose CUDA graph gives what the plain call gives."""
+    from compiler.graphs import Graphs
+
+    graphs = Graphs(model, device)
+    captured = [batch for batch in sorted(inputs, reverse=True) if not graphs.capture(inputs[batch])]
+    return {batch: partial(graphs.replay, inputs[batch]) for batch in captured}

@@ -24,6 +24,8 @@ PIPELINE = 1
 def key_parts(source: Source, options: Options, target: Target) -> dict[str, str]:
     """Everything an artifact depends on, by name. Raises LoadFailed for a missing file or distribution."""
     parts = {"schema": f"{SCHEMA}.{PIPELINE}", "source.kind": source.kind}
+    if source.factory is not None:
+        parts["source.factory"] = msgspec.json.encode(source.factory).decode()
     for name in source.files:
         try:
             parts[f"source.{name}"] = file_digest(source.folder / name)
@@ -32,10 +34,10 @@ def key_parts(source: Source, options: Options, target: Target) -> dict[str, str
     for distribution in source.requires:
         parts[f"requires.{distribution}"] = _installed_version(distribution)
     for name in options.__struct_fields__:
-        parts[f"options.{name}"] = msgspec.json.encode(getattr(options, name)).decode()
+        parts[f"options.{name}"] = msgspec.json.encode(getattr(options, name), order="deterministic").decode()
     # The number of a GPU is not a part: four equal ones share one artifact.
     parts["target.device"] = target.kind
-    for name in ("name", "capabilities", "torch", "cuda", "system", "python"):
+    for name in ("name", "capabilities", "torch", "cuda", "system", "python", "tensorrt", "quantizers"):
         parts[f"target.{name}"] = msgspec.json.encode(getattr(target, name)).decode()
     return parts
 

@@ -1,12 +1,14 @@
 """The stages by which one model becomes an artifact, in their order: the table of contents of this folder.
 
     describe   load.py, resolve.py, reference.py    what the model takes and gives; golden answers
-    build      lower.py, backends/*                 one candidate per rung, each in a process of its own
+    plan       ladder.py                            which candidates are tried
+    build      quantize/*, lower.py, backends/*     one candidate per rung, each in a process of its own
     judge      verify.py, race.py                   each candidate, from its files, against golden answers and clock
-    choose     choose.py                            the winner
+    choose     choose.py, settle.py                 the winner, and every rung's outcome
     package    package.py                           its files and the manifest
 
-Never imports torch: every stage that needs it runs in a builder process (`isolate.py`). Knows nothing of the cache.
+Never imports torch: every stage that needs it runs in a builder process (`isolate.py`). Knows nothing of the cache;
+`journal.py` tells who listens.
 """
 
 from __future__ import annotations
@@ -15,50 +17,34 @@ import datetime
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from compiler.backends import eager
-from compiler.choose import choose
-from compiler.errors import BuilderDied, CompileError, LoadFailed, NoCandidate, ToolMissing
+from compiler.errors import BuilderDied, CompileError, LoadFailed, ToolMissing, Unsupported
 from compiler.isolate import run_job
-from compiler.jobs import Build, Built, Case, Describe, Described, Interface, Job, Judge, Judged, Note, Place, Verdict
+from compiler.jobs import (
+    Build,
+    Built,
+    Case,
+    Describe,
+    Described,
+    Entrant,
+    Interface,
+    Job,
+    Judge,
+    Judged,
+    Note,
+    Place,
+    Verdict,
+)
+from compiler.journal import Journal
+from compiler.ladder import Planned, plan
 from compiler.manifest import Candidate, Manifest, Outcome
 from compiler.package import LOG_NAME, folder_size, package
+from compiler.settle import settle_ladder
 from compiler.source import file_digest
-from compiler.spec import BACKENDS, Options, Source, Target
-
-PRECISION = "fp32"
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """What is going on: repeated every second, so that a listener may stop the work by raising."""
-
-    stage: str
-    candidate: str | None
-    elapsed_s: float
-    message: str
-
-
-@dataclass
-class Journal:
-    """Tells the listener what goes on and keeps how long each stage took."""
-
-    report: Callable[[Progress], None]
-    started: float = field(default_factory=time.monotonic)
-    seconds: dict[str, float] = field(default_factory=dict)
-    current: Note = field(default_factory=lambda: Note("start", "starting"))
-    since: float = field(default_factory=time.monotonic)
-
-    def hear(self, note: Note | None) -> None:
-        """A new note, or None: the last one goes on."""
-        now = time.monotonic()
-        if note is not None:
-            self.seconds[self.current.stage] = self.seconds.get(self.current.stage, 0.0) + now - self.since
-            self.current, self.since = note, now
-        self.report(Progress(self.current.stage, self.current.candidate, now - self.started, self.current.message))
+from compiler.spec import Options, Rung, Source, Target
 
 
 @dataclass(frozen=True)
@@ -68,6 +54,7 @@ class Bench:
     workspace: Path
     place: Place
     options: Options
+    target: Target
     journal: Journal
 
     def run(self, job: Job) -> object:
@@ -81,61 +68,33 @@ def build_artifact(
     """What fills the cache: a function from an empty workspace to the folder to publish in it."""
 
     def build(workspace: Path) -> Path:
-        bench = Bench(workspace, _copy_source(source, target, parts, workspace), options, journal)
-        described = _describe(bench)
-        rungs, folders = _build_all(bench, described.interface)
+        bench = Bench(workspace, _copy_source(source, target, parts, workspace), options, target, journal)
+        described = _describe(bench, str(workspace / "golden"))
+        planned = plan(options, target, described)
+        journal.plan(planned)
+        rungs, folders = _build_all(bench, described.interface, planned)
         judged = _judge_all(bench, described, folders)
         ladder = settle_ladder(rungs, judged, options)
-        winner = next(rung for rung in ladder if rung.outcome == "chosen")
-        journal.hear(Note("package", f"packing {winner.backend}", winner.backend))
-        manifest = Manifest(
-            key=key,
-            key_parts=dict(parts),
-            target=target,
-            backend=winner.backend,
-            precision=winner.precision,
-            inputs=described.interface.inputs,
-            outputs=described.interface.outputs,
-            max_batch_size=described.interface.max_batch_size,
-            buckets=described.interface.buckets,
-            ladder=ladder,
-            files=(),
-            stage_seconds={stage: round(seconds, 3) for stage, seconds in journal.seconds.items()},
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        )
-        artifact = workspace / "artifact"
-        package(manifest, folders[winner.backend], workspace / LOG_NAME, artifact)
-        return artifact
+        return _publish(bench, parts, key, described, ladder, folders)
 
     return build
 
 
-def settle_ladder(rungs: tuple[Candidate, ...], judged: Judged, options: Options) -> tuple[Candidate, ...]:
-    """Every rung with its final outcome, the chosen one among them. Raises NoCandidate with each rung's reason."""
-    verdicts = {verdict.backend: verdict for verdict in judged.verdicts}
-    times = {rung.backend: judged.milliseconds[rung.backend] for rung in rungs if rung.backend in judged.milliseconds}
-    if not times:
-        reasons = [
-            (rung.backend, verdicts[rung.backend].reason if rung.backend in verdicts else rung.reason) for rung in rungs
-        ]
-        raise NoCandidate("no backend is left: " + "; ".join(f"{backend}: {reason}" for backend, reason in reasons))
-    winner, losers = choose(times, options.objective)
-    ladder = []
-    for rung in rungs:
-        verdict = verdicts.get(rung.backend)
-        if verdict is None:
-            ladder.append(rung)
-            continue
-        outcome: Outcome = "chosen" if rung.backend == winner else "slower"
-        reason = losers.get(rung.backend, rung.reason)
-        if verdict.outcome != "passed":
-            outcome, reason = ("inaccurate" if verdict.outcome == "inaccurate" else "failed"), verdict.reason
-        ladder.append(
-            msgspec.structs.replace(
-                rung, outcome=outcome, reason=reason, errors=verdict.errors, milliseconds=times.get(rung.backend, {})
-            )
-        )
-    return tuple(ladder)
+def build_fallback(
+    source: Source, options: Options, target: Target, parts: Mapping[str, str], key: str, journal: Journal
+) -> Callable[[Path], Path]:
+    """As `build_artifact`, in seconds: the model itself, run eagerly. It is the reference: nothing to compare."""
+
+    def build(workspace: Path) -> Path:
+        bench = Bench(workspace, _copy_source(source, target, parts, workspace), options, target, journal)
+        described = _describe(bench, "")
+        planned = (Planned(Rung("eager")),)
+        journal.plan(planned)
+        rungs, folders = _build_all(bench, described.interface, planned)
+        ladder = settle_ladder(rungs, Judged((Verdict(rungs[0].rung.name, ()),), {rungs[0].rung.name: {}}), options)
+        return _publish(bench, parts, key, described, ladder, folders)
+
+    return build
 
 
 def _copy_source(source: Source, target: Target, parts: Mapping[str, str], workspace: Path) -> Place:
@@ -146,65 +105,83 @@ def _copy_source(source: Source, target: Target, parts: Mapping[str, str], works
         shutil.copyfile(source.folder / name, folder / name)
         if file_digest(folder / name) != parts[f"source.{name}"]:
             raise LoadFailed(f"{source.folder / name} changed while it was compiled: compile it again")
-    return Place(str(folder), str(source.folder), target.device)
+    return Place(str(folder), str(source.folder), target.device, source.factory)
 
 
-def _describe(bench: Bench) -> Described:
+def _describe(bench: Bench, goldens: str) -> Described:
     bench.journal.hear(Note("load", "starting a builder"))
     try:
-        answer = bench.run(Describe(bench.place, bench.options, str(bench.workspace / "golden")))
+        answer = bench.run(Describe(bench.place, bench.options, goldens))
     except BuilderDied as error:
         raise LoadFailed(f"the model in {bench.place.origin} cannot be loaded and run: {error}") from error
     assert isinstance(answer, Described), "a description is answered by one"
     return answer
 
 
-def _build_all(bench: Bench, interface: Interface) -> tuple[tuple[Candidate, ...], dict[str, Path]]:
-    """One rung for each backend that was asked for, simplest first, and the folders of those that were built."""
+def _build_all(
+    bench: Bench, interface: Interface, planned: tuple[Planned, ...]
+) -> tuple[tuple[Candidate, ...], dict[Rung, Path]]:
+    """What became of each rung so far, and the folders of those that were built."""
     rungs, folders = [], {}
-    for backend in (name for name in BACKENDS if name in bench.options.backends):
-        out = bench.workspace / "candidates" / backend
-        started = time.monotonic()
-        outcome: Outcome = "passed"
-        try:
-            reason = _build_one(bench, interface, backend, out)
-        except ToolMissing as error:
-            outcome, reason = "skipped", str(error)
-        except CompileError as error:
-            outcome, reason = "failed", str(error)
-        else:
-            folders[backend] = out
-        rungs.append(
-            Candidate(
-                backend,
-                PRECISION,
-                outcome,
-                reason,
-                build_seconds=round(time.monotonic() - started, 3),
-                size=folder_size(out),
-            )
+    for number, one in enumerate(planned):
+        out = bench.workspace / "candidates" / str(number)
+        candidate = _try_rung(bench, interface, one, out)
+        bench.journal.settle(
+            one.rung, "built" if candidate.outcome == "passed" else candidate.outcome, candidate.reason
         )
+        if candidate.outcome == "passed":
+            folders[one.rung] = out
+        rungs.append(candidate)
     return tuple(rungs), folders
 
 
-def _build_one(bench: Bench, interface: Interface, backend: str, out: Path) -> str:
-    bench.journal.hear(Note("build", "starting a builder", backend))
-    if backend == "eager":
+def _try_rung(bench: Bench, interface: Interface, planned: Planned, out: Path) -> Candidate:
+    """A builder that crashes, hangs or refuses loses this rung only."""
+    rung, started = planned.rung, time.monotonic()
+    outcome: Outcome = "passed"
+    built = Built()
+    try:
+        if planned.refusal:
+            raise Unsupported(planned.refusal)
+        built = _build_one(bench, interface, rung, out)
+        reason = built.how
+    except ToolMissing as error:
+        outcome, reason = "skipped", str(error)
+    except Unsupported as error:
+        outcome, reason = "unsupported", str(error)
+    except CompileError as error:
+        outcome, reason = "failed", str(error)
+    return Candidate(
+        backend=rung.backend,
+        precision=rung.precision,
+        variant=rung.variant,
+        outcome=outcome,
+        reason=reason,
+        build_seconds=round(time.monotonic() - started, 3),
+        size=folder_size(out),
+        hybrid=built.hybrid,
+        ignored=built.ignored,
+    )
+
+
+def _build_one(bench: Bench, interface: Interface, rung: Rung, out: Path) -> Built:
+    bench.journal.hear(Note("build", "starting a builder", rung.name))
+    if rung == Rung("eager"):
         # Its build copies files and runs none of them: no process to start for that.
         out.mkdir(parents=True)
-        return eager.build(None, interface, bench.place, out)
-    answer = bench.run(Build(bench.place, bench.options, interface, backend, PRECISION, str(out)))
+        return eager.build(None, interface, bench.place, out, rung)
+    answer = bench.run(Build(bench.place, bench.options, interface, rung, str(out)))
     assert isinstance(answer, Built), "a build is answered by one"
-    return answer.how
+    return answer
 
 
-def _judge_all(bench: Bench, described: Described, folders: Mapping[str, Path]) -> Judged:
+def _judge_all(bench: Bench, described: Described, folders: Mapping[Rung, Path]) -> Judged:
     """The verdicts on all candidates. One that takes the judge down with it is out, and the others are judged again."""
-    waiting = {backend: str(folder) for backend, folder in folders.items()}
+    waiting = {rung.name: Entrant(rung, str(folder)) for rung, folder in folders.items()}
     lost: list[Verdict] = []
     while waiting:
         try:
-            judged = _judge(bench, described.interface, described.cases, waiting)
+            judged = _judge(bench, described, described.cases, tuple(waiting.values()))
         except BuilderDied as error:
             culprit = bench.journal.current.candidate
             if culprit not in waiting:
@@ -216,8 +193,64 @@ def _judge_all(bench: Bench, described: Described, folders: Mapping[str, Path]) 
     return Judged(tuple(lost), {})
 
 
-def _judge(bench: Bench, interface: Interface, cases: tuple[Case, ...], folders: dict[str, str]) -> Judged:
+def _judge(bench: Bench, described: Described, cases: tuple[Case, ...], entrants: tuple[Entrant, ...]) -> Judged:
     bench.journal.hear(Note("verify", "starting a builder"))
-    answer = bench.run(Judge(bench.place, bench.options, interface, cases, folders))
+    answer = bench.run(
+        Judge(
+            place=bench.place,
+            options=bench.options,
+            interface=described.interface,
+            cases=cases,
+            entrants=entrants,
+            quantization=described.quantization,
+            samples=described.samples,
+            reference_accuracy=described.reference_accuracy,
+        )
+    )
     assert isinstance(answer, Judged), "a judgement is answered by one"
     return answer
+
+
+def _publish(
+    bench: Bench,
+    parts: Mapping[str, str],
+    key: str,
+    described: Described,
+    ladder: tuple[Candidate, ...],
+    folders: Mapping[Rung, Path],
+) -> Path:
+    """The folder of the finished artifact."""
+    journal = bench.journal
+    for rung in ladder:
+        journal.settle(rung.rung, rung.outcome, rung.reason)
+    winner = next(rung for rung in ladder if rung.outcome == "chosen")
+    journal.hear(Note("package", f"packing {winner.rung.name}", winner.rung.name))
+    interface = described.interface
+    manifest = Manifest(
+        key=key,
+        key_parts=dict(parts),
+        target=bench.target,
+        backend=winner.backend,
+        precision=winner.precision,
+        variant=winner.variant,
+        inputs=interface.inputs,
+        outputs=interface.outputs,
+        max_batch_size=interface.max_batch_size,
+        buckets=interface.buckets,
+        ladder=ladder,
+        files=(),
+        stage_seconds={stage: round(seconds, 3) for stage, seconds in journal.seconds.items()},
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        reference_accuracy=described.reference_accuracy,
+        samples=described.sample_count,
+        sparsity=described.sparsity,
+        is_fallback="purpose" in parts or _is_stand_in(winner, bench.options),
+    )
+    artifact = bench.workspace / "artifact"
+    package(manifest, folders[winner.rung], bench.workspace / LOG_NAME, artifact)
+    return artifact
+
+
+def _is_stand_in(winner: Candidate, options: Options) -> bool:
+    """Whether eager is served though it was not asked for."""
+    return winner.backend == "eager" and options.backends is not None and "eager" not in options.backends

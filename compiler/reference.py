@@ -1,6 +1,7 @@
 """Runs the model as it was written: settles its interface, checks that rows are independent, stores golden cases.
 
-Knows nothing of backends. `resolve.py` makes the decisions; `judge.py` compares candidates with what is stored here.
+Knows nothing of backends. `resolve.py` makes the decisions, `cases.py` keeps what is stored here, `judge.py` compares
+candidates with it.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ from pathlib import Path
 
 import msgspec
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from compiler.accuracy import can_be_classified, measure_accuracy
+from compiler.cases import store_case, store_samples_case
 from compiler.datatypes import set_exact_float32
 from compiler.errors import LoadFailed
 from compiler.flat import Flat, name_outputs, pick_outputs
-from compiler.golden import can_widen, random_inputs
+from compiler.golden import can_widen, cycle_rows, random_inputs
 from compiler.jobs import Case, Describe, Described, Interface, Note
 from compiler.load import explain, open_model
+from compiler.quantize import detect_quantization
+from compiler.quantize.calibration import has_calibration, read_calibration, read_samples
+from compiler.quantize.sparsity import find_sparsity
 from compiler.resolve import resolve_inputs, resolve_outputs
 from compiler.signature import read_outputs, read_program
 from compiler.spec import TensorSpec, Tolerance
@@ -37,11 +42,11 @@ class Reference:
     def __init__(self, job: Describe) -> None:
         self.folder = Path(job.place.folder)
         self.device = job.place.device
-        self.opened = open_model(self.folder, self.device, job.place.origin)
+        self.opened = open_model(self.folder, self.device, job.place.origin, job.place.factory)
         self.file = str(
             next(
                 Path(job.place.origin) / name
-                for name in ("model.pt2", "model.pt", "model.py")
+                for name in ("model.pt2", "model.pt", "model.py", "model.safetensors")
                 if (self.folder / name).is_file()
             )
         )
@@ -54,8 +59,11 @@ class Reference:
         return names, tuple(tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for tensor in tensors)
 
     def run_batch(self, interface: Interface, batch: int, *, wider: bool = False) -> Result:
-        """As `run`, on the golden input of that size; any failure is a LoadFailed that names the input."""
-        inputs = random_inputs(interface.inputs, batch, GOLDEN_SEED, wider=wider)
+        """As `run`, on the random input of that size; any failure is a LoadFailed that names the input."""
+        return self.run_inputs(interface, random_inputs(interface.inputs, batch, GOLDEN_SEED, wider=wider))
+
+    def run_inputs(self, interface: Interface, inputs: tuple[Tensor, ...]) -> Result:
+        """As `run`; any failure is a LoadFailed that names the input."""
         try:
             return self.run(inputs)
         except LoadFailed as error:
@@ -85,9 +93,56 @@ def describe(job: Describe, tell: Callable[[Note], None]) -> Described:
     interface = msgspec.structs.replace(
         interface, outputs=resolve_outputs(job.options.outputs, observed, named is not None, reference.file)
     )
-    _check_repeatable(reference, interface, job.options.tolerance)
-    _check_rows(reference, interface, job.options.tolerance)
-    return Described(interface, _store_cases(reference, interface, Path(job.goldens), tell))
+    quantization = detect_quantization(reference.opened)
+    # Quantisers round: the last bit of a float decides between two of their steps.
+    tolerance = job.options.tolerance("int8" if quantization else "fp32")
+    _check_repeatable(reference, interface, tolerance)
+    _check_rows(reference, interface, tolerance)
+    described = Described(
+        interface,
+        (),
+        quantization=quantization,
+        is_calibrated=has_calibration(reference.folder),
+        sparsity=find_sparsity(reference.opened.module),
+    )
+    return _add_goldens(described, reference, Path(job.goldens), tell) if job.goldens else described
+
+
+def _add_goldens(described: Described, reference: Reference, folder: Path, tell: Callable[[Note], None]) -> Described:
+    """What candidates will be compared with: golden cases, and the labelled samples where there are any."""
+    folder.mkdir(parents=True, exist_ok=True)
+    interface = described.interface
+    samples = read_samples(reference.folder, interface)
+    rows = samples[0] if samples is not None else _calibration_rows(reference.folder, interface, described)
+    described = msgspec.structs.replace(described, cases=_store_cases(reference, interface, rows, folder, tell))
+    if samples is None:
+        return described
+    inputs, labels = samples
+    if not interface.max_batch_size:
+        raise LoadFailed(f"samples.safetensors beside {reference.file} needs a batch dimension, which this model lacks")
+    tell(Note("reference", f"accuracy on {len(labels)} labelled samples"))
+    first = _pick(reference.run_inputs(interface, cycle_rows(inputs, min(2, interface.max_batch_size))), interface)
+    wrong = can_be_classified(first, labels)
+    if wrong:
+        raise LoadFailed(f"samples.safetensors beside {reference.file} cannot be used: {wrong}")
+    accuracy = measure_accuracy(
+        lambda batch: _pick(reference.run_inputs(interface, batch), interface), inputs, labels, interface, "cpu"
+    )
+    store_samples_case(folder / "samples.safetensors", inputs, labels)
+    return msgspec.structs.replace(
+        described,
+        samples=str(folder / "samples.safetensors"),
+        sample_count=len(labels),
+        reference_accuracy=accuracy,
+    )
+
+
+def _calibration_rows(folder: Path, interface: Interface, described: Described) -> tuple[Tensor, ...] | None:
+    """The first batch of the calibration data: rows of the kind that the model was made for."""
+    if not described.is_calibrated:
+        return None
+    batches = read_calibration(folder, interface)
+    return batches[0] if batches else None
 
 
 def _observe(reference: Reference, interface: Interface) -> Result:
@@ -178,48 +233,36 @@ def _exaggerate(tensor: Tensor, spec: TensorSpec) -> Tensor:
 
 
 def _store_cases(
-    reference: Reference, interface: Interface, folder: Path, tell: Callable[[Note], None]
+    reference: Reference,
+    interface: Interface,
+    rows: tuple[Tensor, ...] | None,
+    folder: Path,
+    tell: Callable[[Note], None],
 ) -> tuple[Case, ...]:
-    """Golden inputs and answers at batch 1, 2, 3, each bucket, and once with every other open dimension one larger."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Golden inputs and answers at batch 1, 2, 3, each bucket, and once with every other open dimension one larger.
+
+    They are made of the model's own `rows` where it has any, with one case of random values besides.
+    """
     sizes = sorted({*interface.buckets, *(size for size in (1, 2, 3) if size <= interface.max_batch_size)}) or [0]
     cases = []
     for batch in sizes:
         tell(Note("reference", f"golden answers at batch {batch}" if batch else "golden answers"))
-        outputs = _pick(reference.run_batch(interface, batch), interface)
-        case = Case(
-            f"batch {batch}" if batch else "one call",
-            batch,
-            str(folder / f"{batch}.safetensors"),
-            batch in interface.buckets or not batch,
-        )
-        _store(case, random_inputs(interface.inputs, batch, GOLDEN_SEED), outputs)
+        label = f"batch {batch}" if batch else "one call"
+        inputs = cycle_rows(rows, batch) if rows else random_inputs(interface.inputs, batch, GOLDEN_SEED)
+        case = Case(label, batch, str(folder / f"{batch}.safetensors"), batch in interface.buckets or not batch)
+        store_case(case, inputs, _pick(reference.run_inputs(interface, inputs), interface))
         cases.append(case)
-    wider = _run_wider(reference, interface)
-    if wider is not None:
-        batch = min(2, interface.max_batch_size)
-        case = Case("other sizes", batch, str(folder / "wider.safetensors"), timed=False)
-        _store(
-            case,
-            random_inputs(interface.inputs, batch, GOLDEN_SEED, wider=True),
-            _pick(reference.run_batch(interface, batch, wider=True), interface),
-        )
+    batch = min(2, interface.max_batch_size)
+    extra = [(True, "other sizes")] if _run_wider(reference, interface) is not None else []
+    if rows:
+        extra.append((False, "random values"))
+    for wider, label in extra:
+        inputs = random_inputs(interface.inputs, batch, GOLDEN_SEED, wider=wider)
+        path = str(folder / f"{label.replace(' ', '-')}.safetensors")
+        case = Case(label, batch, path, timed=False, is_foreign=rows is not None)
+        store_case(case, inputs, _pick(reference.run_inputs(interface, inputs), interface))
         cases.append(case)
     return tuple(cases)
-
-
-def _store(case: Case, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
-    tensors = {f"in.{index}": tensor.contiguous() for index, tensor in enumerate(inputs)}
-    tensors |= {f"out.{index}": tensor.clone().contiguous() for index, tensor in enumerate(outputs)}
-    save_file(tensors, case.path)
-
-
-def read_case(case: Case) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The inputs and the reference's outputs of a case, on the CPU."""
-    tensors = load_file(case.path)
-    ordered = sorted(tensors, key=lambda name: int(name.partition(".")[2]))
-    inputs = tuple(tensors[name] for name in ordered if name.startswith("in."))
-    return inputs, tuple(tensors[name] for name in ordered if name.startswith("out."))
 
 
 def _pick(result: Result, interface: Interface) -> tuple[Tensor, ...]:

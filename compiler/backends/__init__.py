@@ -1,7 +1,9 @@
 """The backends: one file each with the same two functions, imported only when asked for.
 
-    build(opened, interface, place, out) -> str    writes its files into the folder `out`, says what is notable
-    load(folder, interface, device) -> Callable    from those files alone
+    build(opened, interface, place, out, rung) -> Built    writes its files into the folder `out`, says what is notable
+    load(folder, interface, device) -> Callable            from those files alone
+
+What `build` is given has been brought to the rung's precision already (`quantize`), casts at its borders included.
 
 Knows nothing of how candidates are judged. Engines call `load` here; builders call both.
 """

@@ -11,8 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compiler.jobs import Interface, Place
-from compiler.source import find_source
+import msgspec
+
+from compiler.jobs import Built, Interface, Place
+from compiler.source import MAIN_FILES, WEIGHTS_NAME
+from compiler.spec import Factory, Rung
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,12 +23,18 @@ if TYPE_CHECKING:
     from compiler.load import Opened
 
 
-def build(opened: Opened | None, interface: Interface, place: Place, out: Path) -> str:
-    """Copy the source files into `out`; the model need not be opened."""
+FACTORY_NAME = "factory.json"
+
+
+def build(opened: Opened | None, interface: Interface, place: Place, out: Path, rung: Rung) -> Built:
+    """Copy the model's own files into `out`; the model need not be opened."""
     folder = Path(place.folder)
-    for name in find_source(folder).files:
-        shutil.copyfile(folder / name, out / name)
-    return ""
+    for name in (*MAIN_FILES, WEIGHTS_NAME):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, out / name)
+    if place.factory is not None:
+        (out / FACTORY_NAME).write_bytes(msgspec.json.encode(place.factory))
+    return Built()
 
 
 def load(folder: Path, interface: Interface, device: str) -> Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]:
@@ -33,5 +42,7 @@ def load(folder: Path, interface: Interface, device: str) -> Callable[[tuple[Ten
     from compiler.flat import Flat
     from compiler.load import open_model
 
-    flat = Flat(open_model(folder, device), tuple(spec.name for spec in interface.outputs))
+    described = folder / FACTORY_NAME
+    factory = msgspec.json.decode(described.read_bytes(), type=Factory) if described.is_file() else None
+    flat = Flat(open_model(folder, device, factory=factory), tuple(spec.name for spec in interface.outputs))
     return lambda inputs: flat(*inputs)

@@ -17,9 +17,10 @@ from torch.utils import _pytree as pytree
 
 from compiler.datatypes import quiet_torchscript
 from compiler.errors import BuildFailed, ToolMissing
-from compiler.jobs import Interface, Place
+from compiler.jobs import Built, Interface, Place
 from compiler.load import Opened
 from compiler.lower import lower
+from compiler.spec import Rung
 from compiler.tools import find_cxx
 
 FILE_NAME = "model.aoti.pt2"
@@ -30,7 +31,7 @@ CONFIG = {
 }
 
 
-def build(opened: Opened, interface: Interface, place: Place, out: Path) -> str:
+def build(opened: Opened, interface: Interface, place: Place, out: Path, rung: Rung) -> Built:
     """Write model.aoti.pt2 into `out`. Raises ToolMissing, LowerFailed or BuildFailed."""
     if find_cxx() is None:
         raise ToolMissing("inductor needs a C++ compiler: install g++")
@@ -46,7 +47,7 @@ def build(opened: Opened, interface: Interface, place: Place, out: Path) -> str:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         telling = next((line for line in lines if "error" in line.lower()), lines[0] if lines else "")
         raise BuildFailed(f"AOTInductor failed: {type(error).__name__}: {telling[:300]}") from error
-    return ""
+    return Built()
 
 
 def load(folder: Path, interface: Interface, device: str) -> Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]:

@@ -20,15 +20,16 @@ from compiler.datatypes import quiet_torchscript
 from compiler.errors import BuildFailed, LowerFailed
 from compiler.flat import Flat, pick_outputs
 from compiler.golden import can_widen, random_inputs
-from compiler.jobs import Interface, Place
+from compiler.jobs import Built, Interface, Place
 from compiler.load import Opened
 from compiler.lower import example_inputs, lower, sizes_are_read
+from compiler.spec import Rung
 
 FILE_NAME = "model.ts"
 CHECK_SEED = 1
 
 
-def build(opened: Opened, interface: Interface, place: Place, out: Path) -> str:
+def build(opened: Opened, interface: Interface, place: Place, out: Path, rung: Rung) -> Built:
     """Write model.ts into `out`. Raises BuildFailed with the reasons of both ways."""
     with quiet_torchscript(), torch.no_grad():
         if opened.kind == "torchscript":
@@ -40,7 +41,7 @@ def build(opened: Opened, interface: Interface, place: Place, out: Path) -> str:
         except RuntimeError as error:
             raise BuildFailed(f"torch.jit.freeze refuses the model: {_first_line(error)}") from error
         torch.jit.save(frozen, out / FILE_NAME)
-    return how
+    return Built(how)
 
 
 def load(folder: Path, interface: Interface, device: str) -> Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]:

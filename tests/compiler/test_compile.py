@@ -18,7 +18,7 @@ from compiler.jobs import Describe, Interface, Place
 from compiler.load import open_model
 from compiler.lower import lower
 from compiler.reference import describe
-from compiler.spec import TensorSpec
+from compiler.spec import Rung, TensorSpec
 from compiler.tools import is_current
 
 X = TensorSpec("x", "FP32", (-1, 4))
@@ -275,12 +275,12 @@ def test_a_decision_on_data_is_never_frozen(write_model: Callable[..., Path], tm
     interface = Interface((X,), (TensorSpec("output", "FP32", (-1, 4)),), 4, (1, 2, 4))
     place = Place(str(folder), str(folder), "cpu")
     with pytest.raises(BuildFailed, match="tracing would freeze a decision"):
-        torchscript.build(open_model(folder, "cpu"), interface, place, tmp_path)
+        torchscript.build(open_model(folder, "cpu"), interface, place, tmp_path, Rung("torchscript"))
 
 
 def test_no_candidate_names_every_reason(attempt: Callable[..., Artifact]) -> None:
-    options = msgspec.structs.replace(FAST, backends=("torchscript",))
-    with pytest.raises(NoCandidate, match=r"torchscript: at batch 1: output 'output' has NaN"):
+    options = msgspec.structs.replace(FAST, backends=("torchscript",), strict=True)
+    with pytest.raises(NoCandidate, match=r"torchscript fp32: at batch 1: output 'output' has NaN"):
         attempt(odd("return x * (float('nan') if torch.jit.is_tracing() else 1.0)"), options)
 
 
@@ -308,5 +308,5 @@ def test_a_listener_that_raises_stops_the_work(write_model: Callable[..., Path],
 
 
 def test_unknown_backends_are_refused_with_the_known_ones(attempt: Callable[..., Artifact]) -> None:
-    with pytest.raises(LoadFailed, match="unknown backend 'onnx': there are eager, torchscript, inductor"):
+    with pytest.raises(LoadFailed, match="unknown backend 'onnx': there are eager, torchscript, inductor, tensorrt"):
         attempt(odd(), msgspec.structs.replace(FAST, backends=("onnx",)))
