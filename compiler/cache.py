@@ -1,53 +1,75 @@
 """Keeps artifacts in a folder by their key: built once however many ask, published whole or not at all.
 
 Knows nothing of what an artifact does: files, digests and locks only. `compile` in `__init__.py` asks it; `pipeline.py`
-fills what it publishes.
+fills what it publishes, `faults.py` says what is unsound, `evict.py` what has to go, `uses.py` what must stay.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import filelock
-import msgspec
 
 from compiler.errors import CacheUnusable
+from compiler.evict import Entry, choose_evictions
+from compiler.faults import find_fault
 from compiler.manifest import MANIFEST_NAME, Manifest, read_manifest
-from compiler.source import file_digest
+from compiler.publish import publish, workspace
+from compiler.uses import Uses
+
+log = logging.getLogger("torchere.compiler")
 
 LOCKS, BUILDS = ".locks", ".builds"
 LOCK_POLL_S = 1.0  # how often a waiting process may tell that it waits, and be stopped
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """One artifact as the cache sees it; `last_used` in seconds since the epoch, `size` in bytes."""
-
-    key: str
-    folder: Path
-    size: int
-    last_used: float
+TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 
 
 class Cache:
     """Artifacts under `root/<key>/`. Safe for any number of processes and hosts that share the folder.
 
     `cache.get_or_build(key, build)` -> (folder, manifest, cached). The folder is made at the first build, for its owner
-    only: an artifact is code.
+    only: an artifact is code. After a build the artifacts longest unused go until `max_bytes` suffice (0: no limit);
+    never one that a running process took. `shipped` are folders of artifacts that came with the models: they are
+    looked through first, and never written.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, max_bytes: int = 0, shipped: Iterable[Path] = ()) -> None:
         self.root = root
+        self.max_bytes = max_bytes
+        self.shipped = tuple(shipped)
+        self._uses = Uses(root / LOCKS)
 
     def __repr__(self) -> str:
         return f"<Cache {self.root}>"
+
+    def with_shipped(self, *folders: Path) -> Cache:
+        """The same cache, which looks through `folders` first as well."""
+        cache = Cache(self.root, self.max_bytes, (*folders, *self.shipped))
+        cache._uses = self._uses
+        return cache
+
+    def find(
+        self, key: str, is_current: Callable[[Manifest], bool] = lambda manifest: True
+    ) -> tuple[Path, Manifest] | None:
+        """The sound artifact of `key`, marked as used by this process; None where there is none. Never builds."""
+        found = self._find_shipped(key)
+        if found is not None:
+            return found
+        is_new = self._uses.mark(key)
+        manifest = self._find_sound(key)
+        if manifest is not None and is_current(manifest):
+            return self.root / key, manifest
+        if is_new:
+            self._uses.release(key)
+        return None
 
     def get_or_build(
         self,
@@ -63,43 +85,102 @@ class Cache:
         publish; what it raises passes through. An artifact that is not `is_current` is built again. `on_wait` is called
         every second while another process builds the same key; it may raise. Raises CacheUnusable.
         """
-        found = self._find_sound(key)
-        if found is not None and is_current(found):
-            return self.root / key, found, True
+        found = self.find(key, is_current)
+        if found is not None:
+            return (*found, True)
         with self._locked(key, on_wait):
-            found = self._find_sound(key)  # somebody else may have built it while we waited
-            if found is not None and is_current(found):
-                return self.root / key, found, True
-            if (self.root / key).exists():
-                self._set_aside(key, "broken" if found is None else "outdated")
-            manifest = self._build(key, build)
-            return self.root / key, manifest, False
+            found = self.find(key, is_current)  # somebody else may have built it while we waited
+            if found is not None:
+                return (*found, True)
+            if (self.root / key).exists() and find_fault(self.root / key, key) is not None:
+                self._set_aside(key, "broken")
+            is_new = self._uses.mark(key)  # before it is published: nobody may evict it between
+            try:
+                manifest = self._build(key, build, replaces=(self.root / key).exists())
+            except BaseException:
+                if is_new:
+                    self._uses.release(key)
+                raise
+        self.trim()
+        return self.root / key, manifest, False
 
     def list(self) -> tuple[Entry, ...]:
-        """Every artifact, the one used last first."""
-        if not self.root.is_dir():
-            return ()
-        entries = []
-        for manifest in self.root.glob(f"[0-9a-f]*/{MANIFEST_NAME}"):
-            folder = manifest.parent
-            if "." not in folder.name:
-                entries.append(Entry(folder.name, folder, _folder_size(folder), folder.stat().st_mtime))
-        return tuple(sorted(entries, key=lambda entry: entry.last_used, reverse=True))
+        """Every artifact that is served, the one used last first."""
+        return tuple(entry for entry in self._entries() if not entry.aside)
+
+    def list_aside(self) -> tuple[Entry, ...]:
+        """Every artifact that was set aside, the latest first."""
+        return tuple(entry for entry in self._entries() if entry.aside)
 
     def verify(self, key: str) -> str | None:
         """What is wrong with an artifact, in a sentence; None: it is sound."""
         return find_fault(self.root / key, key)
 
+    def is_used(self, key: str) -> bool:
+        """Whether a running process, this one or another, took the artifact of `key`."""
+        return self._uses.is_used(key)
+
+    def release(self, key: str) -> None:
+        """This process does not need the artifact of `key` any more."""
+        self._uses.release(key)
+
     def prune(self, max_bytes: int) -> tuple[Entry, ...]:
         """Remove the artifacts longest unused until `max_bytes` suffice, and every one set aside; returns what went."""
-        for aside in self.root.glob("[0-9a-f]*.*"):
-            shutil.rmtree(aside, ignore_errors=True)
-        gone = choose_evictions(self.list(), max_bytes)
+        aside = self.remove(self.list_aside())
+        served = self.list()
+        keep = {entry.key for entry in served if self.is_used(entry.key)}
+        return aside + self.remove(choose_evictions(served, max_bytes, keep))
+
+    def trim(self) -> tuple[Entry, ...]:
+        """Keep to the cache's own limit; returns what had to go."""
+        if not self.max_bytes:
+            return ()
+        entries = self._entries()
+        if sum(entry.size for entry in entries) <= self.max_bytes:
+            return ()
+        keep = {entry.key for entry in entries if self.is_used(entry.key)}
+        gone = self.remove(choose_evictions(entries, self.max_bytes, keep))
         for entry in gone:
-            with self._locked(entry.key, lambda: None):
-                if (self.root / entry.key).exists():  # another prune may have been here
-                    self._set_aside(entry.key, "evicted")  # renamed first, so that nobody reads half an artifact
+            log.info("cache: removed %s, %d bytes, the longest unused: the cache is limited", entry.key, entry.size)
+        rest = sum(entry.size for entry in entries) - sum(entry.size for entry in gone)
+        if rest > self.max_bytes:
+            log.warning("cache: %d bytes are in use, more than its limit of %d", rest, self.max_bytes)
         return gone
+
+    def remove(self, entries: Iterable[Entry]) -> tuple[Entry, ...]:
+        """Remove artifacts, except one that is in use or being built; returns what went."""
+        return tuple(entry for entry in entries if self._remove(entry))
+
+    def _remove(self, entry: Entry) -> bool:
+        if entry.aside:
+            shutil.rmtree(entry.folder, ignore_errors=True)
+            return not entry.folder.exists()
+        lock = self._lock(entry.key)
+        try:
+            lock.acquire(timeout=0)
+        except (filelock.Timeout, OSError):
+            return False
+        try:
+            with self._uses.evicting(entry.key) as is_free:
+                if not is_free or not entry.folder.exists():  # another prune may have been here
+                    return False
+                self._set_aside(entry.key, "evicted")  # renamed first, so that nobody reads half an artifact
+        except OSError as error:
+            log.warning("cache: %s cannot be removed: %s", entry.folder, error.strerror)
+            return False
+        finally:
+            lock.release()
+        return True
+
+    def _find_shipped(self, key: str) -> tuple[Path, Manifest] | None:
+        for folder in (shipped / key for shipped in self.shipped):
+            if not folder.is_dir():
+                continue
+            fault = find_fault(folder, key)
+            if fault is None:
+                return folder, read_manifest(folder)
+            log.warning("an artifact that came with its model is not used: %s", fault)
+        return None
 
     def _find_sound(self, key: str) -> Manifest | None:
         folder = self.root / key
@@ -112,6 +193,21 @@ class Cache:
                 raise
         return read_manifest(folder)
 
+    def _entries(self) -> tuple[Entry, ...]:
+        if not self.root.is_dir():
+            return ()
+        entries = []
+        for folder in self.root.glob("[0-9a-f]*"):
+            key, _, aside = folder.name.partition(".")
+            with contextlib.suppress(FileNotFoundError):  # removed while we look
+                if aside or (folder / MANIFEST_NAME).exists():
+                    why = aside.partition("-")[0]
+                    entries.append(Entry(key, folder, _folder_size(folder), folder.stat().st_mtime, why))
+        return tuple(sorted(entries, key=lambda entry: entry.last_used, reverse=True))
+
+    def _lock(self, key: str) -> filelock.FileLock:
+        return filelock.FileLock(self.root / LOCKS / f"{key}.lock", thread_local=False)
+
     @contextlib.contextmanager
     def _locked(self, key: str, on_wait: Callable[[], None]) -> Iterator[None]:
         try:
@@ -122,7 +218,7 @@ class Cache:
                 f"the cache folder {self.root} cannot be written ({error.strerror}): "
                 "set another, or mend its permissions"
             ) from error
-        lock = filelock.FileLock(self.root / LOCKS / f"{key}.lock", thread_local=False)
+        lock = self._lock(key)
         while True:
             try:
                 lock.acquire(timeout=LOCK_POLL_S)
@@ -136,20 +232,23 @@ class Cache:
         finally:
             lock.release()
 
-    def _build(self, key: str, build: Callable[[Path], Path]) -> Manifest:
-        for stale in (self.root / BUILDS).glob(f"{key}.*"):  # of a builder that was killed: we hold its lock now
-            shutil.rmtree(stale, ignore_errors=True)
-        workspace = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self.root / BUILDS))
-        try:
-            made = build(workspace)
+    def _build(self, key: str, build: Callable[[Path], Path], replaces: bool) -> Manifest:
+        """`replaces`: an outdated artifact is there, and serves others until the new one is built."""
+        with workspace(self.root / BUILDS, key) as folder:
+            made = build(folder)
             fault = find_fault(made, key)
             assert fault is None, f"a new artifact must be sound: {fault}"
             manifest = read_manifest(made)
-            _flush(made)
-            made.rename(self.root / key)
-            _flush_one(self.root)
-        finally:
-            shutil.rmtree(workspace, ignore_errors=True)
+            if replaces:
+                self._set_aside(key, "outdated")
+            try:
+                publish(made, self.root / key)
+            except OSError as error:
+                # On a volume without working locks another host may have been as quick: equal keys, equal artifacts.
+                theirs = self._find_sound(key) if error.errno in TAKEN else None
+                if theirs is None:
+                    raise CacheUnusable(f"{self.root / key} cannot be published: {error.strerror}") from error
+                return theirs
         return manifest
 
     def _set_aside(self, key: str, why: str) -> None:
@@ -160,51 +259,5 @@ class Cache:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def find_fault(folder: Path, key: str) -> str | None:
-    """What is wrong with the artifact in `folder`: a sentence, or None where every file is as its manifest says."""
-    try:
-        manifest = read_manifest(folder)
-    except (OSError, msgspec.DecodeError) as error:
-        return f"{folder / MANIFEST_NAME} cannot be read: {error}"
-    if manifest.key != key:
-        return f"{folder} holds the artifact of another key, {manifest.key}"
-    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()} - {MANIFEST_NAME}
-    listed = {entry.path for entry in manifest.files}
-    if there != listed:
-        return f"{folder} should hold other files: {', '.join(sorted(there ^ listed))}"
-    for entry in manifest.files:
-        path = folder / entry.path
-        if path.stat().st_size != entry.size or file_digest(path) != entry.sha256:
-            return f"{path} is not the file that was built"
-    return None
-
-
-def choose_evictions(entries: tuple[Entry, ...], max_bytes: int) -> tuple[Entry, ...]:
-    """The entries to remove, longest unused first, so that the rest is at most `max_bytes`."""
-    excess = sum(entry.size for entry in entries) - max_bytes
-    chosen = []
-    for entry in sorted(entries, key=lambda entry: entry.last_used):
-        if excess <= 0:
-            break
-        chosen.append(entry)
-        excess -= entry.size
-    return tuple(chosen)
-
-
 def _folder_size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _flush(folder: Path) -> None:
-    """Everything in `folder` onto the disk, so that a rename never outlives the data."""
-    for path in sorted(folder.rglob("*")):
-        _flush_one(path)
-    _flush_one(folder)
-
-
-def _flush_one(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,3 +1,5 @@
+"""The cache as its users see it: built once, published whole, verified on every load."""
+
 from __future__ import annotations
 
 import os
@@ -10,41 +12,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from compiler.cache import Cache, Entry, choose_evictions
+from compiler.cache import Cache
 from compiler.errors import CacheUnusable
-from compiler.manifest import Candidate, Manifest, write_manifest
-from compiler.package import list_files
-from compiler.spec import Target
-
-KEY = "a1" * 32
-
-
-def make_artifact(folder: Path, key: str = KEY, content: bytes = b"weights") -> Path:
-    """A small sound artifact in `folder`/artifact."""
-    artifact = folder / "artifact"
-    artifact.mkdir()
-    (artifact / "model.ts").write_bytes(content)
-    manifest = Manifest(
-        key=key,
-        key_parts={},
-        target=Target("cpu", "test", (), "0", None, "Linux", "3"),
-        backend="eager",
-        precision="fp32",
-        inputs=(),
-        outputs=(),
-        max_batch_size=0,
-        buckets=(),
-        ladder=(Candidate("eager", "fp32", "chosen", milliseconds={1: 1.0}),),
-        files=list_files(artifact),
-        stage_seconds={},
-        created="2026-01-01T00:00:00+00:00",
-    )
-    write_manifest(manifest, artifact)
-    return artifact
-
-
-def never(workspace: Path) -> Path:
-    raise AssertionError("a hit builds nothing")
+from compiler.manifest import Candidate, FileEntry, read_manifest, write_manifest
+from tests.compiler.artifacts import KEY, OTHER, make_artifact, never
 
 
 def test_the_second_time_it_is_there(cache: Cache) -> None:
@@ -76,7 +47,31 @@ def slip_in(folder: Path) -> None:
     (folder / "sitecustomize.py").write_text("")
 
 
-@pytest.mark.parametrize("harm", [tamper, tear, lose, slip_in])
+def link(folder: Path) -> None:
+    """The same bytes, behind a link: they could be changed after they were verified."""
+    (folder / "model.ts").rename(folder.parent / "elsewhere")
+    (folder / "model.ts").symlink_to(folder.parent / "elsewhere")
+
+
+def link_a_folder(folder: Path) -> None:
+    (folder / "more").symlink_to(folder.parent)
+
+
+def put_a_pipe(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+
+
+def list_a_file_outside(folder: Path) -> None:
+    (folder.parent / "outside").write_bytes(b"x")
+    manifest = read_manifest(folder)
+    entry = FileEntry("../outside", 1, "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881")
+    write_manifest(msgspec.structs.replace(manifest, files=(*manifest.files, entry)), folder)
+
+
+HARMS = [tamper, tear, lose, slip_in, link, link_a_folder, put_a_pipe, list_a_file_outside]
+
+
+@pytest.mark.parametrize("harm", HARMS)
 def test_a_harmed_artifact_is_set_aside_and_built_again(cache: Cache, harm: Callable[[Path], None]) -> None:
     folder, _, _ = cache.get_or_build(KEY, make_artifact)
     harm(folder)
@@ -88,9 +83,24 @@ def test_a_harmed_artifact_is_set_aside_and_built_again(cache: Cache, harm: Call
 
 def test_an_artifact_under_the_name_of_another_key_is_not_taken(cache: Cache) -> None:
     folder, _, _ = cache.get_or_build(KEY, make_artifact)
-    other = "b2" * 32
-    folder.rename(cache.root / other)
-    assert "another key" in str(cache.verify(other))
+    folder.rename(cache.root / OTHER)
+    assert "another key" in str(cache.verify(OTHER))
+
+
+def test_an_artifact_that_is_a_link_is_not_taken(cache: Cache) -> None:
+    folder, _, _ = cache.get_or_build(KEY, make_artifact)
+    folder.rename(cache.root / ".hidden")
+    folder.symlink_to(cache.root / ".hidden")
+    assert "is a link" in str(cache.verify(KEY))
+    assert cache.find(KEY) is None
+
+
+def test_find_never_builds(cache: Cache) -> None:
+    assert cache.find(KEY) is None
+    assert not cache.root.exists()
+    folder, manifest, _ = cache.get_or_build(KEY, make_artifact)
+    assert cache.find(KEY) == (folder, manifest)
+    assert cache.find(KEY, is_current=lambda manifest: False) is None
 
 
 def test_an_artifact_that_is_not_current_is_built_again(cache: Cache) -> None:
@@ -98,6 +108,29 @@ def test_an_artifact_that_is_not_current_is_built_again(cache: Cache) -> None:
     _, _, cached = cache.get_or_build(KEY, make_artifact, is_current=lambda manifest: False)
     assert not cached
     assert list(cache.root.glob(f"{KEY}.*")) == []
+
+
+def test_an_outdated_artifact_is_there_until_the_new_one_is(cache: Cache) -> None:
+    folder, manifest, _ = cache.get_or_build(KEY, make_artifact)
+
+    def fail(workspace: Path) -> Path:
+        assert read_manifest(folder) == manifest
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        cache.get_or_build(KEY, fail, is_current=lambda manifest: False)
+    assert cache.find(KEY) == (folder, manifest)
+
+
+def test_without_locks_the_second_to_publish_takes_what_the_first_published(cache: Cache) -> None:
+    def overtaken(workspace: Path) -> Path:
+        (workspace / "theirs").mkdir()
+        make_artifact(workspace / "theirs").rename(cache.root / KEY)
+        return make_artifact(workspace, content=b"mine")
+
+    folder, manifest, _ = cache.get_or_build(KEY, overtaken)
+    assert read_manifest(folder) == manifest
+    assert (folder / "model.ts").read_bytes() == b"weights"
 
 
 def test_a_build_that_fails_leaves_nothing(cache: Cache) -> None:
@@ -117,28 +150,11 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         Cache(tmp_path / "file" / "cache").get_or_build(KEY, make_artifact)
 
 
-def test_the_longest_unused_go_first() -> None:
-    entries = tuple(Entry(name, Path(name), 10, used) for name, used in [("new", 3.0), ("old", 1.0), ("middle", 2.0)])
-    assert [entry.key for entry in choose_evictions(entries, 10)] == ["old", "middle"]
-    assert choose_evictions(entries, 30) == ()
-
-
-def test_prune_keeps_what_was_used_last(cache: Cache) -> None:
-    other = "c3" * 32
-    cache.get_or_build(KEY, make_artifact)
-    cache.get_or_build(other, lambda folder: make_artifact(folder, other))
-    os.utime(cache.root / other, (1, 1))
-    assert [entry.key for entry in cache.list()] == [KEY, other]
-    assert [entry.key for entry in cache.prune(cache.list()[0].size)] == [other]
-    assert [entry.key for entry in cache.list()] == [KEY]
-
-
 BUILDER = """
 import sys
 from pathlib import Path
 from compiler.cache import Cache
-sys.path.insert(0, {tests!r})
-from test_cache import KEY, make_artifact
+from tests.compiler.artifacts import KEY, make_artifact
 
 def build(workspace):
     with open({log!r}, "a") as log:
@@ -151,9 +167,10 @@ Cache(Path({root!r})).get_or_build(KEY, build)
 
 
 def start_builder(cache: Cache, log: Path, middle: str = "") -> subprocess.Popen[bytes]:
-    tests = str(Path(__file__).parent)
-    code = BUILDER.format(tests=tests, log=str(log), root=str(cache.root), middle=middle)
-    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    code = BUILDER.format(log=str(log), root=str(cache.root), middle=middle)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
 
 
 def test_ten_processes_build_once(cache: Cache, tmp_path: Path) -> None:
