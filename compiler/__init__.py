@@ -59,11 +59,13 @@ def compile(
     target: Target,
     cache: Cache,
     report: Callable[[Progress], None] = lambda progress: None,
+    niceness: int = 0,
 ) -> Artifact:
     """The artifact of a model, from the cache or built now. Blocks; call it in a thread.
 
     A hit starts no process. `report` is called at least every second while something is built; what it raises stops
-    the builders and passes through. Raises LoadFailed, NoCandidate or CacheUnusable; each is a sentence for the owner.
+    the builders and passes through. `niceness` lets the builders stand back for what serves meanwhile.
+    Raises LoadFailed, NoCandidate or CacheUnusable; each is a sentence for the owner.
     """
     _check_names(options)
     started = time.monotonic()
@@ -72,7 +74,7 @@ def compile(
     key = digest(parts)
     folder, manifest, cached = cache.get_or_build(
         key,
-        build_artifact(source, options, target, parts, key, journal),
+        build_artifact(source, options, target, parts, journal, niceness),
         is_current=is_current,
         on_wait=lambda: journal.hear(Note("wait", "another process compiles this model")),
     )
@@ -97,7 +99,7 @@ def fallback(
     key = digest(parts)
     folder, manifest, cached = cache.get_or_build(
         key,
-        build_fallback(source, plain, target, parts, key, journal),
+        build_fallback(source, plain, target, parts, journal),
         on_wait=lambda: journal.hear(Note("wait", "another process prepares this model")),
     )
     return Artifact(folder, manifest, cached, time.monotonic() - started)

@@ -1,4 +1,4 @@
-"""What runs in a builder process: `python -m compiler.builder` reads one job, does it, answers and leaves.
+"""What runs in a builder process: `python -m compiler.builder NICENESS` reads one job, does it, answers and leaves.
 
 Knows nothing of who asked. Whatever the model prints goes to the log, so that answers have the pipe for themselves.
 `isolate.py` is the other side.
@@ -27,6 +27,7 @@ SEED = 0
 def main() -> None:
     """Take the job from stdin, send notes and one answer to what was stdout."""
     _die_with_parent()
+    os.nice(int(sys.argv[1]))  # the compilers it starts inherit it
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     job: Job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)

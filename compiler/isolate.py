@@ -32,15 +32,17 @@ KILLED_HINTS = {
 }
 
 
-def run_job(job: Job, workspace: Path, timeout_s: float, listen: Callable[[Note | None], None]) -> Answer:
-    """The answer of a fresh process to `job`. Its stderr goes to `workspace/build.log`.
+def run_job(
+    job: Job, workspace: Path, timeout_s: float, listen: Callable[[Note | None], None], niceness: int = 0
+) -> Answer:
+    """The answer of a fresh process to `job`, `niceness` below ours. Its stderr goes to `workspace/build.log`.
 
     `listen` hears every note, and None each second in between; what it raises stops the process and passes through.
     Raises what the builder refused with, or BuilderDied with the reason, when it gives no answer within `timeout_s`.
     """
     log = workspace / "build.log"
     started_at = log.stat().st_size if log.exists() else 0
-    with log.open("ab") as stderr, _started(workspace, stderr.fileno()) as process:
+    with log.open("ab") as stderr, _started(workspace, stderr.fileno(), niceness) as process:
         assert process.stdin is not None, "opened as a pipe"
         with contextlib.suppress(BrokenPipeError):  # died at once: its exit status tells more
             process.stdin.write(msgspec.json.encode(job))
@@ -70,10 +72,10 @@ def describe_end(status: int, last_line: str = "") -> str:
 
 
 @contextlib.contextmanager
-def _started(workspace: Path, stderr: int) -> Iterator[subprocess.Popen[bytes]]:
+def _started(workspace: Path, stderr: int, niceness: int) -> Iterator[subprocess.Popen[bytes]]:
     """The builder, in a session of its own; the whole of it is gone afterwards, compilers it started included."""
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "compiler.builder"],
+        [sys.executable, "-P", "-m", "compiler.builder", str(niceness)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,

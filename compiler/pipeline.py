@@ -39,6 +39,7 @@ from compiler.jobs import (
     Verdict,
 )
 from compiler.journal import Journal
+from compiler.key import digest
 from compiler.ladder import Planned, plan
 from compiler.manifest import Candidate, Manifest, Outcome
 from compiler.package import LOG_NAME, folder_size, package
@@ -49,39 +50,44 @@ from compiler.spec import Options, Rung, Source, Target
 
 @dataclass(frozen=True)
 class Bench:
-    """Where one model is compiled: the folder that disappears afterwards, the copy of its files, its options."""
+    """Where one model is compiled: the folder that disappears afterwards, the copy of its files, its options.
+
+    `niceness` is how far its processes stand back for others, as `nice` counts.
+    """
 
     workspace: Path
     place: Place
     options: Options
     target: Target
     journal: Journal
+    niceness: int = 0
 
     def run(self, job: Job) -> object:
         """The answer of a builder process. Raises CompileError."""
-        return run_job(job, self.workspace, self.options.timeout_s, self.journal.hear)
+        return run_job(job, self.workspace, self.options.timeout_s, self.journal.hear, self.niceness)
 
 
 def build_artifact(
-    source: Source, options: Options, target: Target, parts: Mapping[str, str], key: str, journal: Journal
+    source: Source, options: Options, target: Target, parts: Mapping[str, str], journal: Journal, niceness: int = 0
 ) -> Callable[[Path], Path]:
     """What fills the cache: a function from an empty workspace to the folder to publish in it."""
 
     def build(workspace: Path) -> Path:
-        bench = Bench(workspace, _copy_source(source, target, parts, workspace), options, target, journal)
+        place = _copy_source(source, target, parts, workspace)
+        bench = Bench(workspace, place, options, target, journal, niceness)
         described = _describe(bench, str(workspace / "golden"))
         planned = plan(options, target, described)
         journal.plan(planned)
         rungs, folders = _build_all(bench, described.interface, planned)
         judged = _judge_all(bench, described, folders)
         ladder = settle_ladder(rungs, judged, options)
-        return _publish(bench, parts, key, described, ladder, folders)
+        return _publish(bench, parts, described, ladder, folders)
 
     return build
 
 
 def build_fallback(
-    source: Source, options: Options, target: Target, parts: Mapping[str, str], key: str, journal: Journal
+    source: Source, options: Options, target: Target, parts: Mapping[str, str], journal: Journal
 ) -> Callable[[Path], Path]:
     """As `build_artifact`, in seconds: the model itself, run eagerly. It is the reference: nothing to compare."""
 
@@ -92,7 +98,7 @@ def build_fallback(
         journal.plan(planned)
         rungs, folders = _build_all(bench, described.interface, planned)
         ladder = settle_ladder(rungs, Judged((Verdict(rungs[0].rung.name, ()),), {rungs[0].rung.name: {}}), options)
-        return _publish(bench, parts, key, described, ladder, folders)
+        return _publish(bench, parts, described, ladder, folders)
 
     return build
 
@@ -214,7 +220,6 @@ def _judge(bench: Bench, described: Described, cases: tuple[Case, ...], entrants
 def _publish(
     bench: Bench,
     parts: Mapping[str, str],
-    key: str,
     described: Described,
     ladder: tuple[Candidate, ...],
     folders: Mapping[Rung, Path],
@@ -227,7 +232,7 @@ def _publish(
     journal.hear(Note("package", f"packing {winner.rung.name}", winner.rung.name))
     interface = described.interface
     manifest = Manifest(
-        key=key,
+        key=digest(parts),
         key_parts=dict(parts),
         target=bench.target,
         backend=winner.backend,
