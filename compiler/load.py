@@ -1,6 +1,6 @@
-"""Opens the files of a model: a .pt2 program, a TorchScript .pt, or a Python factory with safetensors weights.
+"""Opens the files of a model: a .pt2 program, a TorchScript .pt, or safetensors weights for a factory's module.
 
-Knows nothing of specs, batches or backends. Runs the model's own code, so only builders and engines import it;
+Knows nothing of options, batches or backends. Runs the model's own code, so only builders and engines import it;
 `flat.py` gives what is opened here one calling convention.
 """
 
@@ -19,7 +19,9 @@ from torch.export import ExportedProgram
 
 from compiler.datatypes import quiet_torchscript
 from compiler.errors import LoadFailed
+from compiler.factories import make_module
 from compiler.source import WEIGHTS_NAME, Kind, find_source
+from compiler.spec import Factory, Source
 
 NAMED_KEYS = 5  # of the weights that do not fit; a whole list would hide the sentence
 
@@ -33,12 +35,14 @@ class Opened:
     program: ExportedProgram | None = None
 
 
-def open_model(folder: Path, device: str, origin: str | None = None) -> Opened:
+def open_model(folder: Path, device: str, origin: str | None = None, factory: Factory | None = None) -> Opened:
     """The model in `folder` on `device`; errors name `origin`, the folder as its owner knows it.
+
+    A .pt2 or .pt is opened only after its structure was found to be what torch writes (`archive.py`).
 
     Raises LoadFailed with the last line of the traceback and the line of model.py where it arose.
     """
-    source = find_source(folder)
+    source = find_source(folder, factory=factory)
     named = Path(origin or folder) / source.files[0]
     try:
         match source.kind:
@@ -47,7 +51,9 @@ def open_model(folder: Path, device: str, origin: str | None = None) -> Opened:
             case "torchscript":
                 return _open_torchscript(folder / "model.pt", device)
             case "python":
-                return _open_factory(folder, device)
+                return _open_python(folder, device)
+            case "factory":
+                return _open_factory(source, device)
     except LoadFailed as error:
         raise LoadFailed(f"{named} {error}") from error
     except (Exception, SystemExit) as error:
@@ -85,7 +91,7 @@ def _open_torchscript(path: Path, device: str) -> Opened:
         return Opened("torchscript", module.eval())
 
 
-def _open_factory(folder: Path, device: str) -> Opened:
+def _open_python(folder: Path, device: str) -> Opened:
     path = folder / "model.py"
     code = types.ModuleType(f"torchere_model_{abs(hash(path))}")  # an engine holds several models
     code.__file__ = str(path)
@@ -101,6 +107,13 @@ def _open_factory(folder: Path, device: str) -> Opened:
     if (folder / WEIGHTS_NAME).is_file():
         _fill_weights(module, folder / WEIGHTS_NAME)
     return Opened("python", module.eval().requires_grad_(False).to(device))
+
+
+def _open_factory(source: Source, device: str) -> Opened:
+    assert source.factory is not None, "find_source gives this kind to a model with a factory"
+    module = make_module(source.factory)
+    _fill_weights(module, source.folder / WEIGHTS_NAME)
+    return Opened("factory", module.eval().requires_grad_(False).to(device))
 
 
 def _fill_weights(module: nn.Module, path: Path) -> None:

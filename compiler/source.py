@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from compiler.errors import LoadFailed
+from compiler.factories import find_distribution
 from compiler.spec import Factory, Source
 
 Kind = Literal["pt2", "torchscript", "python", "factory"]
@@ -33,7 +34,7 @@ FOREIGN_REMEDY = (
 def find_source(folder: Path, requires: tuple[str, ...] = (), factory: Factory | None = None) -> Source:
     """The model in `folder`; `requires` are the distributions that its model.py imports, `factory` is what makes it.
 
-    Raises LoadFailed where there is no model file, or more than one.
+    Raises LoadFailed where there is no model file, or more than one, or no such factory.
     """
     files = find_model_files(folder)
     kind = MAIN_FILES.get(files[0], "factory") if files else "factory"
@@ -41,8 +42,15 @@ def find_source(folder: Path, requires: tuple[str, ...] = (), factory: Factory |
         raise LoadFailed(_misses_weights(folder, files))
     if not files or (factory is None and kind == "factory"):
         raise LoadFailed(_holds_no_model(folder, bool(files)))
+    distribution = find_distribution(factory) if factory is not None else ""
     beside = tuple(name for name in BESIDE if (folder / name).is_file())
-    return Source(folder=folder, kind=kind, files=(*files, *beside), requires=tuple(requires), factory=factory)
+    return Source(
+        folder=folder,
+        kind=kind,
+        files=(*files, *beside),
+        requires=tuple(sorted({*requires, *filter(None, (distribution,))})),
+        factory=factory,
+    )
 
 
 def find_model_files(folder: Path) -> tuple[str, ...]:
@@ -54,6 +62,11 @@ def find_model_files(folder: Path) -> tuple[str, ...]:
         )
     has_weights = found in ([], ["model.py"]) and (folder / WEIGHTS_NAME).is_file()
     return (*found, WEIGHTS_NAME) if has_weights else tuple(found)
+
+
+def origin_of(folder: str | Path) -> str:
+    """`digits/1`: the model and version that a folder is, without the rest of its path."""
+    return "/".join(Path(folder).resolve().parts[-2:])
 
 
 def file_digest(path: Path) -> str:

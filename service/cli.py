@@ -72,7 +72,7 @@ def serve(config_file: Path | None, **given: Any) -> None:
 
 @main.command("compile")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@configuration.options("model_repository", "cache_dir", "device", "threads", "compile_timeout_s")
+@configuration.options("model_repository", "cache_dir", "trust", "device", "threads", "compile_timeout_s")
 @CONFIG_OPTION
 def compile_command(models: tuple[str, ...], config_file: Path | None, **given: Any) -> None:
     """Compile models ahead of time into the cache, and show how each backend did.

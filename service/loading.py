@@ -17,13 +17,12 @@ import compiler
 from compiler import Artifact, Progress
 from compiler.cache import Cache
 from compiler.errors import CompileError
-from compiler.source import find_source
 from compiler.spec import Target
 from compiler.target import detect_target
 from service.observe.metrics import CACHE, COMPILE
 from service.repository.catalog import Entry, State
 from service.repository.config import ModelConfig, to_options
-from service.repository.storage import FoundModel, scan
+from service.repository.storage import FoundModel, scan, source_of
 from service.settings import Settings
 
 log = logging.getLogger("torchere.compiler")
@@ -121,7 +120,7 @@ class Loader:
                 self._done(entry, artifact, time.monotonic() - started)
 
     def _artifact(self, job: Job, target: Target, report: Callable[[Progress], None]) -> Artifact:
-        source = find_source(job.model.folder / job.version, requires=job.config.requires)
+        source = source_of(job.model, job.version, self._settings.trust)
         options = to_options(job.config, self._settings.threads, self._settings.compile_timeout_s)
         return compiler.compile(source, options, target, self._cache, report)
 

@@ -14,11 +14,10 @@ from compiler import Artifact, Progress
 from compiler.cache import Cache
 from compiler.errors import CompileError
 from compiler.manifest import Candidate, Manifest
-from compiler.source import find_source
 from compiler.spec import Target
 from compiler.target import detect_devices, detect_target
 from service.repository.config import to_options
-from service.repository.storage import FoundModel, RepositoryError, scan
+from service.repository.storage import FoundModel, RepositoryError, scan, source_of
 from service.settings import Settings
 
 PLAIN_WIDTH = 140  # where the output is a file or a pipe, lines must not be folded at 80
@@ -49,7 +48,7 @@ def _compile_model(model: FoundModel, settings: Settings, target: Target, cache:
     for version in model.versions:
         title = f"{model.name} version {version}"
         try:
-            source = find_source(model.folder / version, requires=model.config.requires)
+            source = source_of(model, version, settings.trust)
             options = to_options(model.config, settings.threads, settings.compile_timeout_s)
             with console.status(f"{title}: looking into the cache") as status:
 

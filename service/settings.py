@@ -27,9 +27,9 @@ DEFAULT_FILE = Path("torchere.yaml")
 MISSPELT = 0.85  # Kubernetes sets TORCHERE_PORT_8000_TCP and the like: only what is nearly a setting is refused
 CORES_PER_FRONTEND = 4  # parsing and copying take about a quarter of what inference does
 MIB = 1024 * 1024
-GIB = 1024 * MIB
-UNITS = {"": 1, "K": 1024, "M": MIB, "G": GIB, "T": 1024 * GIB}
-SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(?:i?B)?", re.IGNORECASE)
+GIGABYTE = 10**9
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": GIGABYTE, "T": 10**12}  # as disks are sold
+SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)B?", re.IGNORECASE)
 
 
 class SettingsError(Exception):
@@ -48,7 +48,7 @@ def _check_device(device: str) -> str:
 
 
 def _read_size(size: Any) -> Any:
-    """`20G`, `512 MiB` or a number of bytes; a unit is a power of 1024."""
+    """`20G`, `512 MB` or a number of bytes."""
     if not isinstance(size, str):
         return size
     found = SIZE.fullmatch(size.strip())
@@ -74,7 +74,7 @@ class Settings(BaseModel):
         description="Folder of compiled models. Keep it on a disk that outlives the process: a first start compiles.",
     )
     cache_max_size: Size = Field(
-        20 * GIB,  # a ResNet-50 with its engines takes 200 MB: a hundred of them fit, on the usual 30 GB disk too
+        20 * GIGABYTE,  # a ResNet-50 with its engines takes 200 MB: a hundred of them fit, on the usual 30 GB disk too
         ge=0,
         description="Largest size of the cache, as 500M or 20G; artifacts used longest ago go first. 0: no limit.",
     )
@@ -176,7 +176,7 @@ def default_text(name: str) -> str:
         return "$XDG_CACHE_HOME/torchere, else ~/.cache/torchere"
     default = Settings.model_fields[name].default
     if name == "cache_max_size":
-        return f"{default // GIB}G"
+        return f"{default // GIGABYTE}G"
     if isinstance(default, bool):
         return "yes" if default else "no"
     return str(default) if default != () else "all"

@@ -1,6 +1,6 @@
 """Finds the models in a repository: each with its configuration and versions, or the reason why it cannot be served.
 
-Opens no model. `config.py` reads each model.yaml, `versions.py` chooses; the caller has what is found compiled.
+Opens no model. `config.py` reads each model.yaml, `versions.py` chooses; `source_of` gives what is compiled.
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from compiler.source import find_source
+from compiler.spec import Source
+from compiler.trust import check_trust
 from service.repository.config import CONFIG_NAME, ConfigError, ModelConfig, read_config
 from service.repository.versions import Latest, choose_versions, find_versions, missing_versions
 from service.validation import nearest
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # safe in a URL, a path, a metric's label
+ARTIFACTS_NAME = "artifacts"  # compiled elsewhere and shipped with the model
 NOT_MODELS = {"lost+found"}  # every ext4 volume has it at its root
 
 
@@ -45,6 +49,18 @@ def scan(repository: Path, only: Sequence[str] = ()) -> tuple[FoundModel, ...]:
             remedy = nearest(name, sorted(folders)) if folders else "there are none"
             raise RepositoryError(f"the model repository {repository} has no model '{name}': {remedy}")
     return tuple(_find(repository, folders[name]) for name in sorted(set(only) or folders))
+
+
+def source_of(model: FoundModel, version: str, trust_all: bool) -> Source:
+    """The files of one version, for the compiler; `trust_all` is the service's word for every model.
+
+    Raises LoadFailed where there is no model, or one that can run code and that nobody trusts.
+    """
+    assert model.config is not None, "a model with an error has no source"
+    config = model.config
+    source = find_source(model.folder / version, requires=config.requires, factory=config.factory)
+    check_trust(source, trusted=config.trust or trust_all)
+    return source
 
 
 def _model_folders(repository: Path) -> dict[str, Path]:
@@ -100,12 +116,13 @@ def _check_inside(repository: Path, path: Path) -> None:
 
 
 def _links(folder: Path) -> Iterator[Path]:
-    """The links among what a server would open: the model's own files, its versions and their files."""
+    """The links among what a server would open: the model's own files, its versions, and what is in those."""
     for path in folder.iterdir():
         if path.is_symlink():
             yield path
-        if find_versions([path.name]) and path.is_dir():
-            yield from (inner for inner in path.iterdir() if inner.is_symlink())
+        if path.is_dir() and (path.name == ARTIFACTS_NAME or find_versions([path.name])):
+            # Walked without following links to folders: each such link is itself checked.
+            yield from (inner for inner in path.rglob("*") if inner.is_symlink())
 
 
 def _check_versions(folder: Path, names: list[str]) -> None:

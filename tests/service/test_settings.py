@@ -109,7 +109,7 @@ def test_a_wrong_flag_is_named(given: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [("20G", 20 * 1024**3), ("1.5 GiB", 3 * 1024**3 // 2), ("500m", 500 * 1024**2), ("4096", 4096), (0, 0)],
+    [("20G", 20 * 10**9), ("1.5 GB", 15 * 10**8), ("500m", 500 * 10**6), ("4096", 4096), (0, 0)],
 )
 def test_a_size_has_a_unit_or_is_in_bytes(size: str | int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings(cache_max_size=size).cache_max_size == expected

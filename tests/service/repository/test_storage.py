@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from service.repository.storage import FoundModel, RepositoryError, scan
+from compiler.errors import LoadFailed
+from compiler.spec import Factory
+from service.repository.storage import FoundModel, RepositoryError, scan, source_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -142,3 +144,29 @@ def test_the_demo_repository_is_right() -> None:
         "digits": (("1",), None),
         "efficientnet_lite0": (("1",), None),
     }
+
+
+@pytest.mark.parametrize("place", ["1/artifacts/ab/model.ts", "artifacts/ab/model.ts", "1/calibration.py"])
+def test_a_link_deep_in_what_is_opened_is_refused_too(tmp_path: Path, place: str) -> None:
+    repository = tmp_path / "repository"
+    target = add(repository, "linked", "1") / place
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.symlink_to("/etc/hostname")
+    assert "is a link to /etc/hostname, outside the model repository" in (found(repository)["linked"].error or "")
+
+
+def test_a_model_that_can_run_code_has_a_source_only_where_it_is_trusted(tmp_path: Path) -> None:
+    add(tmp_path, "wary", "1")
+    add(tmp_path, "sure", "1", yaml="trust: true\n")
+    models = found(tmp_path)
+    assert source_of(models["sure"], "1", trust_all=False).kind == "python"
+    assert source_of(models["wary"], "1", trust_all=True).kind == "python"
+    with pytest.raises(LoadFailed, match=r"wary/1/model\.py can run code: .* `trust: true` in .*wary/model\.yaml, or"):
+        source_of(models["wary"], "1", trust_all=False)
+
+
+def test_weights_for_an_installed_factory_have_a_source_without_trust(tmp_path: Path) -> None:
+    folder = add(tmp_path, "safe", "1", yaml="factory: {name: mlp, arguments: {sizes: [4, 2]}}\n")
+    (folder / "1" / "model.py").rename(folder / "1" / "model.safetensors")
+    source = source_of(found(tmp_path)["safe"], "1", trust_all=False)
+    assert source.factory == Factory("mlp", '{"sizes":[4,2]}')
