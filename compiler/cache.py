@@ -45,15 +45,16 @@ class Cache:
         self.root = root
         self.max_bytes = max_bytes
         self.shipped = tuple(shipped)
+        self._check_shipped: Callable[[Path], None] = lambda artifact: None
         self._uses = Uses(root / LOCKS)
 
     def __repr__(self) -> str:
         return f"<Cache {self.root}>"
 
-    def with_shipped(self, *folders: Path) -> Cache:
-        """The same cache, which looks through `folders` first as well."""
-        cache = Cache(self.root, self.max_bytes, (*folders, *self.shipped))
-        cache._uses = self._uses
+    def with_shipped(self, folder: Path, check: Callable[[Path], None] = lambda artifact: None) -> Cache:
+        """The same cache, which looks through `folder` first; `check(artifact)` raises where one may not be used."""
+        cache = Cache(self.root, self.max_bytes, (folder, *self.shipped))
+        cache._check_shipped, cache._uses = check, self._uses
         return cache
 
     def find(
@@ -176,6 +177,7 @@ class Cache:
         for folder in (shipped / key for shipped in self.shipped):
             if not folder.is_dir():
                 continue
+            self._check_shipped(folder)
             fault = find_fault(folder, key)
             if fault is None:
                 return folder, read_manifest(folder)

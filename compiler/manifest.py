@@ -136,6 +136,7 @@ class Manifest(msgspec.Struct, frozen=True):
     samples: int = 0  # labelled samples that decided
     sparsity: tuple[LayerSparsity, ...] = ()
     is_fallback: bool = False  # nothing that was asked for passed, or it serves until the ladder is done
+    origin: str = ""  # "digits/1": the model and version it was first compiled from; equal models share an artifact
     schema: int = SCHEMA
 
     @property

@@ -44,7 +44,7 @@ from compiler.ladder import Planned, plan
 from compiler.manifest import Candidate, Manifest, Outcome
 from compiler.package import LOG_NAME, folder_size, package
 from compiler.settle import settle_ladder
-from compiler.source import file_digest
+from compiler.source import file_digest, origin_of
 from compiler.spec import Options, Rung, Source, Target
 
 
@@ -250,6 +250,7 @@ def _publish(
         samples=described.sample_count,
         sparsity=described.sparsity,
         is_fallback="purpose" in parts or _is_stand_in(winner, bench.options),
+        origin=origin_of(bench.place.origin),
     )
     artifact = bench.workspace / "artifact"
     package(manifest, folders[winner.rung], bench.workspace / LOG_NAME, artifact)

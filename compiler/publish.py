@@ -1,7 +1,7 @@
 """Puts a folder in its place whole or not at all, and gives builders a folder of their own that disappears.
 
-Knows nothing of keys' meaning or of locks: the caller holds them. `cache.py` publishes what was built, `ship` copies an
-artifact into a model repository.
+Knows nothing of keys' meaning or of locks: the caller holds them. `cache.py` publishes what was built, `shipping.py`
+what it copies into a model repository.
 """
 
 from __future__ import annotations
@@ -40,19 +40,6 @@ def publish(made: Path, place: Path) -> None:
     _flush(made)
     made.rename(place)
     _flush(place.parent)
-
-
-def ship(artifact: Path, shipped: Path) -> Path:
-    """Copy an artifact to `shipped`/<its key>, beside the model; returns the copy. Raises OSError."""
-    place = shipped / artifact.name
-    if place.exists():
-        return place
-    shipped.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=shipped) as folder:
-        made = Path(folder) / artifact.name
-        shutil.copytree(artifact, made)
-        publish(made, place)
-    return place
 
 
 def _is_ruin(folder: Path, host: str) -> bool:
