@@ -149,5 +149,10 @@ def _capture(model: Model, inputs: dict[int, tuple[Tensor, ...]], device: str) -
     from compiler.graphs import Graphs
 
     graphs = Graphs(model, device)
-    captured = [batch for batch in sorted(inputs, reverse=True) if not graphs.capture(inputs[batch])]
-    return {batch: partial(graphs.replay, inputs[batch]) for batch in captured}
+    replays: dict[int, Callable[[], object]] = {}
+    for batch in sorted(inputs, reverse=True):  # the smaller graphs reuse the memory of the largest
+        if not graphs.capture(inputs[batch]):
+            graph = graphs.find(tuple(tuple(tensor.shape) for tensor in inputs[batch]))
+            assert graph is not None, "it was captured just now"
+            replays[batch] = graph.replay
+    return replays

@@ -42,8 +42,9 @@ from compiler.journal import Journal
 from compiler.key import digest
 from compiler.ladder import Planned, plan
 from compiler.manifest import Candidate, Manifest, Outcome
+from compiler.mix import assemble, find_mix
 from compiler.package import LOG_NAME, folder_size, package
-from compiler.settle import settle_ladder
+from compiler.settle import add_mixture, settle_ladder
 from compiler.source import file_digest, origin_of
 from compiler.spec import Options, Rung, Source, Target
 
@@ -80,7 +81,7 @@ def build_artifact(
         journal.plan(planned)
         rungs, folders = _build_all(bench, described.interface, planned)
         judged = _judge_all(bench, described, folders)
-        ladder = settle_ladder(rungs, judged, options)
+        ladder = _mix(bench, described, settle_ladder(rungs, judged, options), folders)
         return _publish(bench, parts, described, ladder, folders)
 
     return build
@@ -215,6 +216,21 @@ def _judge(bench: Bench, described: Described, cases: tuple[Case, ...], entrants
     )
     assert isinstance(answer, Judged), "a judgement is answered by one"
     return answer
+
+
+def _mix(
+    bench: Bench, described: Described, ladder: tuple[Candidate, ...], folders: dict[Rung, Path]
+) -> tuple[Candidate, ...]:
+    """The ladder with a mixture of its winner's two kinds of engines on top, where each kind is better at some size."""
+    mix = find_mix(ladder)
+    if mix is None:
+        return ladder
+    out = bench.workspace / "candidates" / "mixed"
+    assemble(mix, folders[mix.static], folders[mix.dynamic], out)
+    folders[mix.rung] = out
+    judged = _judge_all(bench, described, {mix.rung: out})
+    hybrid = next(rung.hybrid for rung in ladder if rung.rung == mix.dynamic)
+    return add_mixture(ladder, mix, judged, folder_size(out), hybrid)
 
 
 def _publish(

@@ -10,7 +10,8 @@ import msgspec
 from compiler.choose import choose
 from compiler.errors import NoCandidate
 from compiler.jobs import Judged, Verdict
-from compiler.manifest import Candidate, Outcome
+from compiler.manifest import Candidate, HybridMap, Outcome
+from compiler.mix import Mix
 from compiler.spec import Options
 
 
@@ -35,6 +36,26 @@ def settle_ladder(rungs: tuple[Candidate, ...], judged: Judged, options: Options
         raise NoCandidate(f"no backend is left: {_reasons(lost)}")
     winner, losers = choose(asked or times, options.objective)
     return tuple(_settle(rung, winner, losers, times) for rung in rungs)
+
+
+def add_mixture(
+    ladder: tuple[Candidate, ...], mix: Mix, judged: Judged, size: int, hybrid: HybridMap | None
+) -> tuple[Candidate, ...]:
+    """The ladder with the mixture as a rung of its own: chosen where it passed, else lost with its reason."""
+    made = Candidate(
+        mix.rung.backend, mix.rung.precision, "passed", mix.reason, size=size, variant=mix.rung.variant, hybrid=hybrid
+    )
+    made = _apply(made, next(iter(judged.verdicts), None))
+    if made.outcome != "passed":
+        return (*ladder, made)
+    made = msgspec.structs.replace(made, outcome="chosen", milliseconds=judged.milliseconds[mix.rung.name])
+    below = tuple(
+        msgspec.structs.replace(rung, outcome="slower", reason=f"its parts are in {mix.rung.name}")
+        if rung.outcome == "chosen"
+        else rung
+        for rung in ladder
+    )
+    return (*below, made)
 
 
 def _apply(rung: Candidate, verdict: Verdict | None) -> Candidate:

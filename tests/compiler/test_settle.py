@@ -5,7 +5,8 @@ import pytest
 from compiler.errors import NoCandidate
 from compiler.jobs import Judged, Verdict
 from compiler.manifest import Candidate
-from compiler.settle import settle_ladder
+from compiler.mix import find_mix
+from compiler.settle import add_mixture, settle_ladder
 from compiler.spec import Options
 
 EAGER = Candidate("eager", "fp32", "passed")
@@ -66,3 +67,18 @@ def test_strict_makes_a_lost_rung_a_failure() -> None:
 def test_no_candidate_tells_each_reason() -> None:
     with pytest.raises(NoCandidate, match="no backend is left: inductor fp32: no compiler understands it"):
         settle_ladder((LOST,), Judged((), {}), Options(backends=("inductor",)))
+
+
+def test_a_mixture_that_passed_takes_the_place_of_its_parts() -> None:
+    chosen = Candidate("tensorrt", "fp16", "chosen", variant="dynamic", milliseconds={1: 2.0, 8: 2.0})
+    static = Candidate("tensorrt", "fp16", "slower", variant="static", milliseconds={1: 1.0, 8: 2.0})
+    mix = find_mix((chosen, static))
+    assert mix is not None
+    right = Judged((Verdict(mix.rung.name, ()),), {mix.rung.name: {1: 1.0, 8: 2.0}})
+    assert outcomes(add_mixture((chosen, static), mix, right, 10, None)) == {
+        "tensorrt fp16 dynamic": "slower",
+        "tensorrt fp16 static": "slower",
+        "tensorrt fp16 mixed": "chosen",
+    }
+    wrong = Judged((Verdict(mix.rung.name, (), "inaccurate", "too far"),), {})
+    assert outcomes(add_mixture((chosen, static), mix, wrong, 10, None))["tensorrt fp16 dynamic"] == "chosen"
