@@ -1,6 +1,6 @@
-"""From the model repository to artifacts: scans once, has every version compiled (or taken from the cache), and tells.
+"""From the model repository to artifacts: scans once, finds or makes what can serve soonest, then compiles the rest.
 
-Runs compilations in threads beside the parent's loop; knows nothing of engines. `serve.py` is told of each change.
+Runs compilations in threads beside the parent's loop; knows nothing of engines. `deployment.py` is told of each step.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
 
 import msgspec
 
 import compiler
 from compiler import Artifact, Progress
 from compiler.cache import Cache
-from compiler.errors import CompileError
-from compiler.spec import Target
+from compiler.errors import CompileError, LoadFailed
+from compiler.manifest import Manifest
+from compiler.shipping import with_shipped
+from compiler.spec import Options, Source, Target
 from compiler.target import detect_target
 from service.observe.metrics import CACHE, COMPILE
 from service.repository.catalog import Entry, State
@@ -27,14 +31,43 @@ from service.settings import Settings
 
 log = logging.getLogger("torchere.compiler")
 
+INTERNAL = "internal error while compiling: the server's log has the details"
+BESIDE_SERVING = 10  # niceness: the builders of a model that serves already get a tenth of a contended core
+
+
+class Audience(Protocol):
+    """Who is told; a key is (name, version)."""
+
+    def announced(self, entry: Entry) -> None: ...
+    def progressed(self, key: tuple[str, str], note: str) -> None: ...
+    def offered(self, entry: Entry, folder: Path, *, is_final: bool, shortfall: str = "") -> None: ...
+    def failed(self, key: tuple[str, str], reason: str) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One version to compile."""
+    """One version to bring to service; `startup` is what it does until it is compiled."""
 
     model: FoundModel
     version: str
     config: ModelConfig
+    startup: Literal["wait", "fallback"]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.config.name, self.version
+
+    def __str__(self) -> str:
+        return f"model {self.config.name} version {self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A version as the compiler takes it; the cache knows what was shipped with it."""
+
+    source: Source
+    options: Options
+    cache: Cache
 
 
 class Stopping(Exception):
@@ -42,22 +75,16 @@ class Stopping(Exception):
 
 
 class Loader:
-    """`on_change(entry)` for every step, `on_artifact(entry, artifact)` when a version can be loaded."""
+    """`start()` begins; each step is told to `audience`, on the loop's thread."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        device: str,
-        on_change: Callable[[Entry], None],
-        on_artifact: Callable[[Entry, Artifact], None],
-    ) -> None:
+    def __init__(self, settings: Settings, device: str, audience: Audience) -> None:
         self._settings = settings
         self._device = device
-        self._cache = Cache(settings.cache_dir)
-        self._on_change = on_change
-        self._on_artifact = on_artifact
+        self._cache = Cache(settings.cache_dir, settings.cache_max_size)
+        self._audience = audience
         self._jobs = asyncio.Semaphore(settings.compile_jobs)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._served: dict[tuple[str, str], Manifest] = {}  # what stands in until the compiler is done
         self._is_stopping = False
 
     def start(self) -> None:
@@ -66,13 +93,13 @@ class Loader:
         jobs = []
         for model in scan(self._settings.model_repository, self._settings.models):
             jobs.extend(self._announce(model))
-        self._tasks = [asyncio.create_task(self._compile(job, target)) for job in jobs]
+        self._task = asyncio.create_task(self._work(jobs, target))
 
     def stop(self) -> None:
         """End the builders and begin nothing more."""
         self._is_stopping = True
-        for task in self._tasks:
-            task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     def _announce(self, model: FoundModel) -> list[Job]:
         """An entry for every version, or one that says why the model cannot be served."""
@@ -80,80 +107,153 @@ class Loader:
             reason = model.error or "it has no configuration"
             log.error("model %s: %s", model.name, reason)
             for version in model.versions or ("",):
-                self._on_change(Entry(model.name, version, State.UNAVAILABLE, reason))
+                self._audience.announced(Entry(model.name, version, State.UNAVAILABLE, reason))
             return []
         for version in model.versions:
-            self._on_change(entry_of(model.config, version, State.LOADING, "waiting to be compiled"))
-        return [Job(model, version, model.config) for version in model.versions]
+            self._audience.announced(entry_of(model.config, version, State.LOADING, "waiting to be compiled"))
+        startup = choose_startup(model.config, self._settings.startup)
+        return [Job(model, version, model.config, startup) for version in model.versions]
+
+    async def _work(self, jobs: list[Job], target: Target) -> None:
+        """Let every model serve as soon as it can; then compile, those first for which nothing serves."""
+        is_open = await asyncio.gather(*(self._serve_soon(job, target) for job in jobs))
+        slow = [job for job, more in zip(jobs, is_open, strict=True) if more]
+        slow.sort(key=lambda job: job.key in self._served)
+        await asyncio.gather(*(self._compile(job, target) for job in slow))
+
+    async def _serve_soon(self, job: Job, target: Target) -> bool:
+        """Offer what the cache has, or else the fallback; True where the model remains to be compiled."""
+        started = time.monotonic()
+        try:
+            order = await asyncio.to_thread(self._prepare, job)
+            found = await asyncio.to_thread(compiler.find, order.source, order.options, target, order.cache)
+            if found is not None:
+                self._offer(job, found, "cache", time.monotonic() - started)
+                return False
+            if job.startup == "fallback":
+                await self._fall_back(job, order, target)
+        except Stopping:
+            return False
+        except LoadFailed as error:  # the compiler would say the same
+            self._audience.failed(job.key, str(error))
+            return False
+        except CompileError as error:
+            log.warning("%s cannot serve before it is compiled: %s", job, error)
+        except Exception:  # the fault of this server: the others must go on all the same
+            log.exception("%s", job)
+            self._audience.failed(job.key, INTERNAL)
+            return False
+        return True
+
+    async def _fall_back(self, job: Job, order: Order, target: Target) -> None:
+        async with self._jobs:
+            started = time.monotonic()
+            report = self._reporter(job, "fallback: ")
+            artifact = await asyncio.to_thread(
+                compiler.fallback, order.source, order.options, target, self._cache, report
+            )
+        self._served[job.key] = artifact.manifest
+        self._audience.progressed(job.key, "waiting for its turn")
+        entry = describe_artifact(job, artifact.manifest, "fallback", time.monotonic() - started)
+        self._audience.offered(entry, artifact.folder, is_final=False)
 
     async def _compile(self, job: Job, target: Target) -> None:
         async with self._jobs:
-            loop = asyncio.get_running_loop()
-            entry = entry_of(job.config, job.version, State.LOADING, "compiling")
-            self._on_change(entry)
-
-            told = ""
-
-            def report(progress: Progress) -> None:
-                """In the compiling thread, every second: tell what is new; raising ends the builder."""
-                nonlocal told
-                if self._is_stopping:
-                    raise Stopping
-                now = describe_progress(progress)
-                if now != told:
-                    told = now
-                    log.info("model %s version %s: %s (%.1f s)", entry.name, entry.version, now, progress.elapsed_s)
-                    changed = msgspec.structs.replace(entry, reason=f"compiling: {now}")
-                    loop.call_soon_threadsafe(self._on_change, changed)
-
+            self._audience.progressed(job.key, "starting")
             started = time.monotonic()
             try:
-                artifact = await asyncio.to_thread(self._artifact, job, target, report)
+                artifact = await asyncio.to_thread(self._build, job, target, self._reporter(job))
+                self._check_same(job, artifact.manifest)
             except Stopping:
                 return
             except CompileError as error:
-                self._fail(entry, str(error))
+                self._audience.failed(job.key, str(error))
             except Exception:  # the fault of this server: the others must go on all the same
-                log.exception("model %s version %s", entry.name, entry.version)
-                self._fail(entry, "internal error while compiling: the server's log has the details")
+                log.exception("%s", job)
+                self._audience.failed(job.key, INTERNAL)
             else:
-                self._done(entry, artifact, time.monotonic() - started)
+                origin = "cache" if artifact.cached else "compiled"
+                self._offer(job, artifact, origin, time.monotonic() - started)
 
-    def _artifact(self, job: Job, target: Target, report: Callable[[Progress], None]) -> Artifact:
+    def _prepare(self, job: Job) -> Order:
         source = source_of(job.model, job.version, self._settings.trust)
         options = to_options(job.config, self._settings.threads, self._settings.compile_timeout_s)
-        return compiler.compile(source, options, target, self._cache, report)
+        return Order(source, options, with_shipped(self._cache, source, job.config.trust or self._settings.trust))
 
-    def _fail(self, entry: Entry, reason: str) -> None:
-        log.error("model %s version %s: %s", entry.name, entry.version, reason)
-        self._on_change(msgspec.structs.replace(entry, state=State.UNAVAILABLE, reason=reason))
+    def _build(self, job: Job, target: Target, report: Callable[[Progress], None]) -> Artifact:
+        order = self._prepare(job)
+        niceness = BESIDE_SERVING if job.key in self._served else 0
+        return compiler.compile(order.source, order.options, target, order.cache, report, niceness)
 
-    def _done(self, entry: Entry, artifact: Artifact, seconds: float) -> None:
+    def _reporter(self, job: Job, prefix: str = "") -> Callable[[Progress], None]:
+        """What is called in the compiling thread every second: it tells what is new; raising ends the builder."""
+        loop, told = asyncio.get_running_loop(), ""
+
+        def report(progress: Progress) -> None:
+            nonlocal told
+            if self._is_stopping:
+                raise Stopping
+            now = prefix + describe_progress(progress)
+            if now != told:
+                told = now
+                log.info("%s: %s (%.1f s)", job, now, progress.elapsed_s)
+                loop.call_soon_threadsafe(self._audience.progressed, job.key, now)
+
+        return report
+
+    def _check_same(self, job: Job, manifest: Manifest) -> None:
+        """The winner must fit the requests that wait already. Raises LoadFailed."""
+        served = self._served.get(job.key)
+        if served is not None and interface_of(served) != interface_of(manifest):
+            raise LoadFailed("what was compiled takes or gives other tensors than what serves: start again to use it")
+
+    def _offer(self, job: Job, artifact: Artifact, origin: str, seconds: float) -> None:
         manifest = artifact.manifest
         CACHE.labels("hit" if artifact.cached else "miss").inc()
         for stage, spent in manifest.stage_seconds.items():
-            COMPILE.labels(entry.name, entry.version, stage).set(spent)
-        self._on_artifact(
-            msgspec.structs.replace(
-                entry,
-                reason="the engine is loading it",
-                inputs=manifest.inputs,
-                outputs=manifest.outputs,
-                max_batch_size=manifest.max_batch_size,
-                buckets=manifest.buckets,
-                backend=manifest.backend,
-                precision=manifest.precision,
-                device=manifest.target.device,
-                origin="cache" if artifact.cached else "compiled",
-                seconds=seconds,
-            ),
-            artifact,
-        )
+            COMPILE.labels(*job.key, stage).set(spent)
+        entry = describe_artifact(job, manifest, origin, seconds)
+        self._audience.offered(entry, artifact.folder, is_final=True, shortfall=describe_shortfall(manifest))
+
+
+def choose_startup(config: ModelConfig, default: Literal["wait", "fallback"]) -> Literal["wait", "fallback"]:
+    """What a model does until it is compiled; a strict one never serves a fallback."""
+    return "wait" if config.strict else config.startup or default
 
 
 def describe_progress(progress: Progress) -> str:
-    """`build inductor`: the stage and the candidate, which change a few times, unlike the message and the time."""
+    """`build inductor fp32`: the stage and the candidate, which change a few times, unlike the message and the time."""
     return f"{progress.stage} {progress.candidate}" if progress.candidate else progress.stage
+
+
+def describe_shortfall(manifest: Manifest) -> str:
+    """Why the race gave nothing better than the model as it is; "" where it gave what was asked for."""
+    if not manifest.is_fallback:
+        return ""
+    lost = [rung for rung in manifest.ladder if rung.outcome not in ("chosen", "slower")]
+    return "no candidate passed: " + "; ".join(f"{rung.rung.name} {rung.outcome}: {rung.reason}" for rung in lost)
+
+
+def interface_of(manifest: Manifest) -> tuple[object, ...]:
+    """What requests depend on."""
+    return manifest.inputs, manifest.outputs, manifest.max_batch_size, manifest.buckets
+
+
+def describe_artifact(job: Job, manifest: Manifest, origin: str, seconds: float) -> Entry:
+    """The entry of a version while this artifact serves it."""
+    return msgspec.structs.replace(
+        entry_of(job.config, job.version, State.LOADING, "the engine is loading it"),
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        max_batch_size=manifest.max_batch_size,
+        buckets=manifest.buckets,
+        backend=manifest.backend,
+        precision=manifest.precision,
+        variant=manifest.variant,
+        device=manifest.target.device,
+        origin=origin,
+        seconds=seconds,
+    )
 
 
 def entry_of(config: ModelConfig, version: str, state: State, reason: str) -> Entry:

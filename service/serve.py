@@ -1,7 +1,7 @@
 """The parent process: finds the models, has each compiled, starts the other processes, keeps them alive, drains them.
 
-Never imports torch. Each step is a file of its own: `repository` finds, `loading.py` compiles, `engine/fleet.py`
-decides what is ready, `engine/children.py` keeps processes alive. `cli.py` calls `serve`.
+Never imports torch. Each step is a file of its own: `repository` finds, `loading.py` compiles, `deployment.py` brings
+artifacts to engines, `engine/children.py` keeps processes alive. `cli.py` calls `serve`.
 """
 
 from __future__ import annotations
@@ -19,31 +19,29 @@ from pathlib import Path
 import msgspec
 from prometheus_client import multiprocess
 
-from compiler import Artifact
 from compiler.errors import CompileError
 from compiler.target import detect_devices, detect_target
+from service.deployment import Deployment
 from service.engine.children import Child, Program
-from service.engine.fleet import Fleet, Key
 from service.engine.messages import (
     ChildMessage,
     Configure,
     EngineAddress,
-    Load,
     Loaded,
     LoadFailed,
     ParentMessage,
-    Snapshot,
     Started,
     StartFailed,
 )
 from service.loading import Loader
-from service.observe.metrics import RESTARTS, publish_catalog
+from service.observe.metrics import RESTARTS
 from service.ports import HTTP_SOCKET_VARIABLE, listening_sockets, probe_port
-from service.repository.catalog import Catalog, Entry, State
+from service.repository.catalog import Catalog
 from service.settings import Settings
 
 log = logging.getLogger("torchere.parent")
 
+COUNT_EVERY_S = 1.0
 LEAVE_MARGIN_S = 5.0  # beyond the drain timeout, for closing sockets and leaving the interpreter
 
 
@@ -56,14 +54,12 @@ class Server:
 
     def __init__(self, settings: Settings, metrics_directory: Path, on_settled: Callable[[Server], None]) -> None:
         devices = detect_devices() if settings.device == "auto" else (settings.device,)
-        self.catalog = Catalog()
         self.addresses: dict[str, str] = {}
         self._settings = settings
         self._metrics_directory = metrics_directory
         self._on_settled = on_settled
         self._devices = devices
-        self._fleet = Fleet(devices)
-        self._artifacts: dict[Key, Artifact] = {}
+        self._deployment = Deployment(devices, lambda slot, load: self._engines[slot].send(load), self._publish)
         self._runtime_directory = Path(tempfile.mkdtemp(prefix="torchere-"))
         self._frontends: list[Child] = []
         self._engines: list[Child] = []
@@ -74,20 +70,26 @@ class Server:
         self._is_settled = False
 
     def __repr__(self) -> str:
-        return f"<Server {self.catalog!r} {self._fleet!r}>"
+        return f"<Server {self._deployment!r}>"
+
+    @property
+    def catalog(self) -> Catalog:
+        return self._deployment.catalog
 
     async def run(self) -> int:
         """Serve until a signal comes, then drain. Raises StartupError where it cannot begin."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
-        loader = Loader(self._settings, self._devices[0], self._changed, self._compiled)
+        loader = Loader(self._settings, self._devices[0], self._deployment)
         try:
             sockets = self._bind()
             self._check_devices()
             loader.start()
             self._start_children(sockets)
+            counting = asyncio.create_task(self._count_seconds())
             await self._stop.wait()
+            counting.cancel()
             loader.stop()
             if self._failure:
                 raise StartupError(self._failure)
@@ -146,7 +148,7 @@ class Server:
                 f"frontend {index}", "service.frontend", (), (descriptor,), {HTTP_SOCKET_VARIABLE: str(descriptor)}
             )
             child = self._child(
-                program, lambda: [words, self._snapshot()], lambda message: self._heard("http", message)
+                program, lambda: [words, self._deployment.snapshot()], lambda message: self._heard("http", message)
             )
             self._frontends.append(child)
         for slot, device in enumerate(self._devices):
@@ -183,27 +185,20 @@ class Server:
                     self._settings.threads,
                     str(path),
                 ),
-                *(self._load(artifact, key) for key, artifact in self._artifacts.items()),
+                *self._deployment.orders(slot),
             ]
 
         def heard(message: ChildMessage) -> None:
             match message:
                 case Started(path=path):
-                    self._fleet.started(slot, EngineAddress(device, path, generation))
-                case Loaded(name, version, seconds):
-                    self._fleet.loaded(slot, (name, version))
-                    entry = self.catalog.entry(name, version)
-                    if not self._is_settled and not entry.is_ready:
-                        self.catalog.put(msgspec.structs.replace(entry, seconds=entry.seconds + seconds))
-                case LoadFailed(name, version, reason):
-                    self._fleet.failed(slot, (name, version), reason)
+                    self._deployment.started(slot, EngineAddress(device, path, generation))
+                case Loaded() | LoadFailed():
+                    self._deployment.answered(slot, message)
                 case StartFailed(reason):
                     self._fail(reason)
-            self._follow_fleet()
 
         def died() -> None:
-            self._fleet.died(slot)
-            self._follow_fleet()
+            self._deployment.died(slot)
 
         return self._child(Program(f"engine {device}", "service.engine.worker"), first_words, heard, died)
 
@@ -216,45 +211,20 @@ class Server:
                 self.addresses |= {name: f"{self._settings.host}:{port}" for name, port in ports.items() if port}
         self._settle()
 
-    def _changed(self, entry: Entry) -> None:
-        """The loader found, compiles, or could not compile a version."""
-        self.catalog.put(entry)
-        self._publish()
-
-    def _compiled(self, entry: Entry, artifact: Artifact) -> None:
-        """A version has its artifact: every engine loads it."""
-        self._artifacts[entry.name, entry.version] = artifact
-        self.catalog.put(entry)
-        for engine in self._engines:
-            engine.send(self._load(artifact, (entry.name, entry.version)))
-        self._follow_fleet()
-
-    def _load(self, artifact: Artifact, key: Key) -> Load:
-        return Load(self.catalog.entry(*key), str(artifact.folder))
-
-    def _follow_fleet(self) -> None:
-        for key in self._artifacts:
-            entry = self.catalog.entry(*key)
-            state, reason = self._fleet.follow(entry)
-            if state is State.UNAVAILABLE and entry.state is not State.UNAVAILABLE:
-                log.error("model %s version %s: %s", *key, reason)
-            self.catalog.put(msgspec.structs.replace(entry, state=state, reason=reason))
-        self._publish()
-
     def _publish(self) -> None:
-        publish_catalog(self.catalog)
         for frontend in self._frontends:
-            frontend.send(self._snapshot())
+            frontend.send(self._deployment.snapshot())
         self._settle()
 
-    def _snapshot(self) -> Snapshot:
-        ready = frozenset((entry.name, entry.version) for entry in self.catalog.entries() if entry.is_ready)
-        return Snapshot(self.catalog.entries(), self._fleet.usable(ready))
+    async def _count_seconds(self) -> None:
+        """How long models serve on their fallbacks is counted while it lasts."""
+        while True:
+            await asyncio.sleep(COUNT_EVERY_S)
+            self._deployment.count_seconds(COUNT_EVERY_S)
 
     def _settle(self) -> None:
         """Tell once, when every model is ready or has failed and every address is known."""
-        is_loading = any(entry.state is State.LOADING for entry in self.catalog.entries())
-        if not self._is_settled and len(self.addresses) == 3 and not is_loading:
+        if not self._is_settled and len(self.addresses) == 3 and not self._deployment.is_loading:
             self._is_settled = True
             self._on_settled(self)
 

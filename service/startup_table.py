@@ -31,9 +31,10 @@ def print_startup(entries: tuple[Entry, ...], addresses: dict[str, str], log_for
     for column in ("model", "version", "backend", "precision", "source", "seconds", "state"):
         table.add_column(column, justify="right" if column == "seconds" else "left", overflow="fold")
     for entry in entries:
-        state = "ready" if entry.is_ready else f"{entry.state.lower()}: {entry.reason}"
+        state = describe_state(entry)
         seconds = f"{entry.seconds:.1f}" if entry.origin else ""
-        table.add_row(entry.name, entry.version, entry.backend, entry.precision, entry.origin, seconds, state)
+        precision = f"{entry.precision} {entry.variant}".strip()
+        table.add_row(entry.name, entry.version, entry.backend, precision, entry.origin, seconds, state)
     console.print(table)
     console.print(
         f"HTTP  http://{addresses['http']}  (pages: /docs)\ngRPC  {addresses['grpc']}\n"
@@ -42,11 +43,23 @@ def print_startup(entries: tuple[Entry, ...], addresses: dict[str, str], log_for
     )
 
 
+def describe_state(entry: Entry) -> str:
+    """`ready`, whether something faster is to come, or why it is not ready."""
+    if not entry.is_ready:
+        return f"{entry.state.lower()}: {entry.reason}"
+    match entry.optimization:
+        case "compiling":
+            return "ready; a faster artifact is being compiled"
+        case "fallback":
+            return f"ready, not compiled: {entry.progress}"
+    return "ready"
+
+
 def startup_line(entry: Entry) -> str:
-    """`digits version 1: inductor fp32 from cache in 0.4 s`, or why not."""
+    """`digits version 1: inductor fp32 on cpu, from cache in 0.4 s`, or why not."""
     if not entry.is_ready:
         return f"{entry.name} version {entry.version}: {entry.state.lower()}: {entry.reason}"
     return (
-        f"{entry.name} version {entry.version}: {entry.backend} {entry.precision} on {entry.device}, "
-        f"from {entry.origin} in {entry.seconds:.1f} s"
+        f"{entry.name} version {entry.version}: {entry.rung} on {entry.device}, "
+        f"from {entry.origin} in {entry.seconds:.1f} s: {describe_state(entry)}"
     )

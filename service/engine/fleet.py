@@ -1,24 +1,39 @@
-"""What the engines hold between them: which versions are ready, and which engines frontends may use.
+"""What the engines hold between them: which artifact of each version, and which engines frontends may use.
 
-Pure state: `serve.py` tells it what happened to each engine and reads off states and addresses.
+Pure state: `rollout.py` tells it what happened to each engine, and decides from what it says.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from service.engine.messages import EngineAddress
-from service.repository.catalog import Entry, State
+from service.repository.catalog import State
 
 Key = tuple[str, str]  # name, version
+Order = tuple[Key, int]  # a version, and the generation of the artifact to load for it
+
+MAX_DEATHS = 2  # one may have another cause; after two deaths over the same artifact it is the artifact
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the live engines said to one order: those that hold it, why others could not, how many have yet to say."""
+
+    held: tuple[str, ...]  # devices
+    refused: dict[str, str]  # device -> reason
+    pending: int
 
 
 @dataclass(slots=True)
 class _Engine:
     device: str
     address: EngineAddress | None = None
-    loaded: set[Key] = field(default_factory=set)
-    failed: dict[Key, str] = field(default_factory=dict)
+    held: dict[Key, int] = field(default_factory=dict)
+    failed: dict[Order, str] = field(default_factory=dict)
+    unanswered: list[Order] = field(default_factory=list)
+    deaths: dict[Order, int] = field(default_factory=dict)  # outlives the process
 
 
 class Fleet:
@@ -28,38 +43,87 @@ class Fleet:
         self._engines = [_Engine(device) for device in devices]
 
     def __repr__(self) -> str:
-        parts = [f"{e.device} {'up' if e.address else 'down'} {len(e.loaded)} loaded" for e in self._engines]
+        parts = [f"{e.device} {'up' if e.address else 'down'} {len(e.held)} loaded" for e in self._engines]
         return f"<Fleet {', '.join(parts)}>"
 
     def started(self, slot: int, address: EngineAddress) -> None:
-        """A new process listens there; it has loaded nothing."""
-        self._engines[slot] = _Engine(self._engines[slot].device, address)
+        """A new process listens there."""
+        self._engines[slot].address = address
 
     def died(self, slot: int) -> None:
-        """The process is gone, and all it had loaded."""
-        self._engines[slot] = _Engine(self._engines[slot].device)
+        """The process is gone, and all it had loaded; what it was loading is suspected."""
+        old = self._engines[slot]
+        if old.unanswered:
+            suspect = old.unanswered[0]  # an engine loads one after the other
+            old.deaths[suspect] = old.deaths.get(suspect, 0) + 1
+        self._engines[slot] = _Engine(old.device, deaths=old.deaths)
 
-    def loaded(self, slot: int, key: Key) -> None:
-        self._engines[slot].loaded.add(key)
-        self._engines[slot].failed.pop(key, None)
+    def starting(self, slot: int) -> None:
+        """A new process begins: what was ordered while there was none is ordered anew."""
+        self._engines[slot].unanswered.clear()
 
-    def failed(self, slot: int, key: Key, reason: str) -> None:
-        self._engines[slot].failed[key] = reason
+    def ordered(self, slot: int, order: Order) -> None:
+        """The engine was told to load this after what it was told before; it will answer."""
+        self._engines[slot].unanswered.append(order)
 
-    def follow(self, entry: Entry) -> tuple[State, str]:
-        """The state of a version whose artifact is there, and the reason where it is not ready."""
-        key = entry.name, entry.version
+    def loaded(self, slot: int, order: Order) -> None:
+        """The engine serves a version with this artifact."""
+        key, generation = order
+        engine = self._engines[slot]
+        engine.held[key] = generation
+        engine.failed.pop(order, None)
+        engine.deaths.pop(order, None)
+        _forget(engine, order)
+
+    def failed(self, slot: int, order: Order, reason: str) -> None:
+        """The engine could not load this artifact, and serves what it served before."""
+        self._engines[slot].failed[order] = reason
+        _forget(self._engines[slot], order)
+
+    def is_deadly(self, slot: int, order: Order) -> bool:
+        """Whether the engine died over this artifact so often that it must not be asked again."""
+        return self._engines[slot].deaths.get(order, 0) >= MAX_DEATHS
+
+    def answers(self, order: Order) -> Answers:
+        """Where one artifact stands."""
+        key, generation = order
+        held, refused, pending = [], {}, 0
+        for slot, engine in enumerate(self._engines):
+            if engine.address is None:
+                continue
+            if engine.held.get(key, 0) >= generation:
+                held.append(engine.device)
+            elif order in engine.failed:
+                refused[engine.device] = engine.failed[order]
+            elif self.is_deadly(slot, order):
+                refused[engine.device] = f"the engine died {MAX_DEATHS} times while it loaded it"
+            else:
+                pending += 1
+        return Answers(tuple(held), refused, pending)
+
+    def is_everywhere(self, order: Order) -> bool:
+        """Whether every engine holds it, and none is down that might need what was before."""
+        return len(self.answers(order).held) == len(self._engines)
+
+    def follow(self, key: Key, generations: Collection[int], was_ready: bool) -> tuple[State, str]:
+        """The state of a version that these artifacts can serve, and the reason where it is not ready."""
         live = [engine for engine in self._engines if engine.address is not None]
-        holders = [engine for engine in live if key in engine.loaded]
-        if holders and (entry.is_ready or len(holders) == len(live)):
+        holders = [engine for engine in live if key in engine.held]
+        if holders and (was_ready or len(holders) == len(live)):
             return State.READY, ""
-        failures = [engine.failed[key] for engine in live if key in engine.failed]
-        if failures:
-            return State.UNAVAILABLE, f"the engine could not load it: {failures[0]}"
+        for engine in live:
+            reasons = [engine.failed[key, number] for number in generations if (key, number) in engine.failed]
+            if key not in engine.held and reasons and len(reasons) == len(generations):
+                return State.UNAVAILABLE, f"the engine could not load it: {reasons[-1]}"
         if not live:
             return State.LOADING, "the engine is being restarted"
         return State.LOADING, "the engine is loading it"
 
     def usable(self, ready: frozenset[Key]) -> tuple[EngineAddress, ...]:
         """The engines that hold all that is ready, so that any of them can take any request."""
-        return tuple(e.address for e in self._engines if e.address is not None and ready <= e.loaded)
+        return tuple(e.address for e in self._engines if e.address is not None and ready <= e.held.keys())
+
+
+def _forget(engine: _Engine, order: Order) -> None:
+    if order in engine.unanswered:
+        engine.unanswered.remove(order)

@@ -92,10 +92,14 @@ class Drain(Message, frozen=True):
 
 
 class Load(Message, frozen=True):
-    """Load the artifact in `folder` as this version and warm it up, beside what is served already."""
+    """Load the artifact in `folder` as this version and warm it up beside what is served already, then let it serve.
+
+    `generation` grows with every artifact, so that a late answer about one is not mistaken for the next one's.
+    """
 
     entry: Entry
     folder: str
+    generation: int
 
 
 # From the children to the parent.
@@ -118,18 +122,20 @@ class StartFailed(Message, frozen=True):
 
 
 class Loaded(Message, frozen=True):
-    """The engine serves this version."""
+    """The engine serves this version with the artifact of this generation."""
 
     name: str
     version: str
+    generation: int
     seconds: float
 
 
 class LoadFailed(Message, frozen=True):
-    """The engine could not load this version."""
+    """The engine could not load this artifact; what it served before it serves on."""
 
     name: str
     version: str
+    generation: int
     reason: str
 
 

@@ -1,7 +1,7 @@
 """One served model version in an engine: its queue, and the threads that pull batches from it.
 
 The concurrency of the engine is the loop in `_serve`. `batcher.py` decides, `runtime/runner.py` runs,
-`worker.py` brings requests and carries answers.
+`worker.py` brings requests and carries answers, and may replace the runners while requests wait.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class ServedModel:
         self.entry = entry
         self._device = device
         self._counter = counter
+        self._runners = tuple(runners)
         self._batcher = Batcher(policy_of(entry))
         self._inbox = threading.Condition()
         self._waiting: dict[tuple[int, int], Waiting] = {}
@@ -59,9 +60,9 @@ class ServedModel:
         self._on_broken: Callable[[str], None] = lambda _: None
         self._threads = [
             threading.Thread(
-                target=self._serve, args=(runner,), name=f"{entry.name}/{entry.version}#{index}", daemon=True
+                target=self._serve, args=(index,), name=f"{entry.name}/{entry.version}#{index}", daemon=True
             )
-            for index, runner in enumerate(runners)
+            for index in range(len(runners))
         ]
 
     def __repr__(self) -> str:
@@ -72,6 +73,14 @@ class ServedModel:
         self._on_broken = on_broken
         for thread in self._threads:
             thread.start()
+
+    def replace_runners(self, runners: Sequence[Runner]) -> None:
+        """Each thread runs its next batch on its new runner, warmed up already; the queue stays as it is.
+
+        The new runners must take and give the same tensors at the same batch sizes. Any thread may call it.
+        """
+        assert len(runners) == len(self._threads), "one for each thread"
+        self._runners = tuple(runners)
 
     def close(self) -> None:
         """Answer what waits, then end the threads; returns when they have ended."""
@@ -108,7 +117,7 @@ class ServedModel:
             for key in [key for key in self._waiting if key[0] == id(connection)]:
                 self._batcher.cancel(self._waiting.pop(key))
 
-    def _serve(self, runner: Runner) -> None:
+    def _serve(self, index: int) -> None:
         with self._device.stream():
             while True:
                 decision = self._next()
@@ -119,7 +128,7 @@ class ServedModel:
                         decision.requests, Code.DEADLINE, "the request's time ran out while it waited in the queue"
                     )
                 else:
-                    self._run(runner, decision.requests, time.monotonic())
+                    self._run(self._runners[index], decision.requests, time.monotonic())
 
     def _next(self) -> Run | Expire | None:
         """Wait for something to do; None when closing and all is done."""

@@ -87,37 +87,42 @@ class Engine:
             model.close()
 
     def _load_all(self) -> None:
-        while True:
-            order = self._orders.get()
-            self._load(order.entry, Path(order.folder))
+        with self._device.stream():  # warming up neither waits for the batches that run meanwhile, nor they for it
+            while True:
+                self._load(self._orders.get())
 
-    def _load(self, entry: Entry, folder: Path) -> None:
-        started = time.monotonic()
+    def _load(self, order: Load) -> None:
+        """Load beside what serves and let it serve. Where that fails, what served before serves on."""
+        entry, started = order.entry, time.monotonic()
         try:
-            served = self._open(entry, folder)
+            runners = self._open(entry, Path(order.folder))
         except Exception as error:
             log.exception("model %s version %s could not be loaded", entry.name, entry.version)
-            self._link.send(LoadFailed(entry.name, entry.version, f"{type(error).__name__}: {error}"))
+            reason = f"{type(error).__name__}: {error}"
+            self._link.send(LoadFailed(entry.name, entry.version, order.generation, reason))
             return
-        previous = self._models.get((entry.name, entry.version))
-        self._models[entry.name, entry.version] = served
-        if previous is not None:
-            previous.close()
-        self._link.send(Loaded(entry.name, entry.version, time.monotonic() - started))
+        served = self._models.get((entry.name, entry.version))
+        if served is None:
+            served = ServedModel(entry, runners, self._device, EngineMetrics(entry.name, entry.version))
+            served.start(on_broken=_leave)
+            self._models[entry.name, entry.version] = served
+        else:
+            served.replace_runners(runners)
+        self._link.send(Loaded(entry.name, entry.version, order.generation, time.monotonic() - started))
 
-    def _open(self, entry: Entry, folder: Path) -> ServedModel:
+    def _open(self, entry: Entry, folder: Path) -> list[Runner]:
         """Load every instance and warm it at every batch size before it may be asked."""
         manifest = read_manifest(folder)
         runners = []
         for _ in range(entry.instances):
             model = backends.load(folder, manifest, self._device.name)
-            runner = Runner(model, self._device, entry.inputs, entry.outputs)
-            for bucket in entry.buckets or (1,):
-                runner.warm_up(example_shapes(entry, bucket))
+            runner = Runner(model, self._device, entry.inputs, entry.outputs, manifest.chosen.graphs)
+            for bucket in sorted(entry.buckets or (1,), reverse=True):
+                why_plain = runner.warm_up(example_shapes(entry, bucket), bucket)
+                if why_plain:
+                    log.info("model %s runs batches of %d without a CUDA graph: %s", entry.name, bucket, why_plain)
             runners.append(runner)
-        served = ServedModel(entry, runners, self._device, EngineMetrics(entry.name, entry.version))
-        served.start(on_broken=_leave)
-        return served
+        return runners
 
 
 def example_shapes(entry: Entry, rows: int) -> list[tuple[int, ...]]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from prometheus_client import Counter, Gauge, Histogram, values
 
-from service.repository.catalog import Catalog
+from service.repository.catalog import Catalog, Entry
 
 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
     # The library asks the system for the pid at every count, in case of a fork; our processes never fork.
@@ -48,9 +48,22 @@ QUEUE_DEPTH = Gauge("torchere_queue_depth", "Requests that wait in the queue.", 
 READY = Gauge("torchere_model_ready", "1 when the model version answers requests.", MODEL, multiprocess_mode="livemax")
 INFO = Gauge(
     "torchere_model_info",
-    "1 for the artifact that serves a model version.",
-    (*MODEL, "backend", "precision", "device"),
+    "1 for the artifact that serves a model version, 0 for those that did.",
+    (*MODEL, "backend", "precision", "variant", "device"),
     multiprocess_mode="livemax",
+)
+OPTIMISED = Gauge(
+    "torchere_model_optimised",
+    "1 when the winner of the race serves, 0 while or because something else does.",
+    MODEL,
+    multiprocess_mode="livemax",
+)
+FALLBACKS = Counter("torchere_fallback", "Times a model version began to serve before it was compiled.", MODEL)
+FALLBACK_SECONDS = Counter("torchere_fallback_seconds", "Seconds that a version served on its fallback.", MODEL)
+SWAPS = Counter(
+    "torchere_swaps",
+    "Times an artifact took the place of another between two batches.",
+    (*MODEL, "from_backend", "to_backend"),
 )
 COMPILE = Gauge(
     "torchere_compile_seconds",
@@ -108,9 +121,36 @@ class EngineMetrics:
         self._depth.set(requests)
 
 
-def publish_catalog(catalog: Catalog) -> None:
-    """Set the gauges that follow the catalog; the parent calls it after each change."""
-    for entry in catalog.entries():
-        READY.labels(entry.name, entry.version).set(1 if entry.is_ready else 0)
-        if entry.is_ready:
-            INFO.labels(entry.name, entry.version, entry.backend, entry.precision, entry.device).set(1)
+class CatalogMetrics:
+    """What the parent reports about the models: what serves, on what, and for how long on the fallback."""
+
+    def __init__(self) -> None:
+        self._active: dict[tuple[str, str], tuple[str, ...]] = {}
+
+    def publish(self, catalog: Catalog) -> None:
+        """Set the gauges that follow the catalog; called after each change."""
+        for entry in catalog.entries():
+            key = entry.name, entry.version
+            READY.labels(*key).set(1 if entry.is_ready else 0)
+            OPTIMISED.labels(*key).set(1 if entry.is_ready and entry.optimization == "optimised" else 0)
+            active = (entry.backend, entry.precision, entry.variant, entry.device) if entry.is_ready else ()
+            before = self._active.get(key, ())
+            if before and before != active:
+                INFO.labels(*key, *before).set(0)  # this library cannot forget a set of labels
+            if active:
+                INFO.labels(*key, *active).set(1)
+            self._active[key] = active
+
+    def fell_back(self, entry: Entry) -> None:
+        """A version begins to serve on its fallback."""
+        FALLBACKS.labels(entry.name, entry.version).inc()
+
+    def swapped(self, before: Entry, after: Entry) -> None:
+        """A version serves with another artifact now."""
+        SWAPS.labels(after.name, after.version, before.backend, after.backend).inc()
+
+    def passed(self, catalog: Catalog, seconds: float) -> None:
+        """So much time has passed since the last call."""
+        for entry in catalog.entries():
+            if entry.is_on_fallback:
+                FALLBACK_SECONDS.labels(entry.name, entry.version).inc(seconds)

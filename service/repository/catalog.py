@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
 
@@ -25,10 +26,17 @@ class State(StrEnum):
     UNAVAILABLE = "UNAVAILABLE"
 
 
+# "": nothing serves yet. compiling: what serves is the quickest safe artifact, and the builder works beside it.
+# optimised: it is the winner of the race. fallback: nothing faster passed, or it could not be loaded.
+Optimization = Literal["", "compiling", "optimised", "fallback"]
+
+
 class Entry(msgspec.Struct, frozen=True):
     """One version of one model. Before it is compiled `inputs` and `outputs` may be empty.
 
-    `reason` says why it is not READY; `origin` is "cache" or "compiled", `seconds` how long it took to be ready.
+    `reason` says why it is not READY. `backend`, `precision` and `variant` are of what serves now; `origin` is where it
+    came from ("cache", "compiled", or "fallback": the model as it is), `seconds` how long it took to be ready.
+    `optimization` says whether a faster one is being made, `progress` what the compiler does, or why it made none.
     """
 
     name: str
@@ -46,13 +54,26 @@ class Entry(msgspec.Struct, frozen=True):
     instances: int = 1
     backend: str = ""
     precision: str = ""
+    variant: str = ""
     device: str = ""
     origin: str = ""
     seconds: float = 0.0
+    optimization: Optimization = ""
+    progress: str = ""
 
     @property
     def is_ready(self) -> bool:
         return self.state is State.READY
+
+    @property
+    def is_on_fallback(self) -> bool:
+        """Whether it answers requests with something else than what its compilation should give, or has yet to give."""
+        return self.is_ready and self.optimization in ("compiling", "fallback")
+
+    @property
+    def rung(self) -> str:
+        """`torchscript int8 onednn`: what serves."""
+        return " ".join(filter(None, (self.backend, self.precision, self.variant)))
 
 
 class Catalog:

@@ -51,8 +51,11 @@ def describe_entry(entry: Entry) -> dict[str, Any]:
         "max_batch_size": entry.max_batch_size,
         "backend": entry.backend,
         "precision": entry.precision,
+        "variant": entry.variant,
         "device": entry.device,
         "source": entry.origin,
         "seconds": round(entry.seconds, 3),
+        "optimization": entry.optimization,
+        "progress": entry.progress,
         "takes_images": bool(entry.images),
     }

@@ -1,6 +1,7 @@
 """A served model answers every request exactly once, alone or in a batch, whatever the model does."""
 
 import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -148,3 +149,64 @@ def test_different_shapes_never_share_a_batch() -> None:
     bench.run(batches=3)
     assert bench.counter.batches == [(1, 1), (2, 2), (1, 1)]
     assert bench.outputs()[2] == [4, 4, 4, 4]
+
+
+def tripling() -> Runner:
+    """A runner that gives three times what came, to be told from one that doubles."""
+    described = entry()
+    device = Device("cpu", threads=1)
+    return Runner(lambda inputs: (3 * inputs[0],), device, described.inputs, described.outputs)
+
+
+def test_a_batch_that_runs_ends_as_it_began_and_those_that_wait_run_on_the_new_runner() -> None:
+    bench = held()
+    bench.submit(1, [[1, 1, 1]])
+    bench.model.replace_runners([tripling()])
+    bench.submit(2, [[2, 2, 2]])
+    bench.run(batches=1)  # the new runner has no gate
+    assert bench.outputs() == {0: [0, 0, 0], 1: [3, 3, 3], 2: [6, 6, 6]}
+    assert bench.counter.batches == [(1, 1), (2, 2)], "what waited before and after ran together: one queue"
+
+
+def test_half_a_batch_is_not_run_on_another_runner() -> None:
+    bench = held()
+    for identity, value in ((1, 1.0), (2, -1.0)):
+        bench.submit(identity, [[value] * 3])
+    bench.gate.passed.release()
+    bench.gate.entered.acquire()  # the batch of both is on the old runner
+    bench.model.replace_runners([tripling()])
+    bench.run(batches=3)  # both together, then each by itself
+    assert bench.outputs()[1] == [2, 2, 2]
+    assert bench.failures()[2].code == Code.FAILED
+
+
+def test_replaced_under_load_every_request_is_answered_once_and_in_order() -> None:
+    bench = Bench(batching=Batching(max_queue_size=10_000))
+    bench.model.replace_runners([tripling()])
+    requests, swaps = 2000, 50
+
+    def submit() -> None:
+        for identity in range(requests):
+            bench.submit(identity, [[identity] * 3])
+
+    submitting = threading.Thread(target=submit)
+    submitting.start()
+    for _ in range(swaps):
+        bench.model.replace_runners([tripling()])
+    submitting.join()
+    bench.model.close()
+    assert list(bench.connection.answers) == list(range(requests))
+    assert all(values == [3.0 * identity] * 3 for identity, values in bench.outputs().items())
+    assert bench.failures() == {}
+
+
+def test_what_was_replaced_is_let_go() -> None:
+    bench = Bench()
+    bench.submit(0, [[0, 0, 0]])
+    bench.gate.passed.release()
+    model = weakref.ref(bench.gate)
+    bench.model.replace_runners([tripling()])
+    bench.submit(1, [[1, 1, 1]])
+    bench.model.close()
+    del bench.gate
+    assert model() is None, "its memory is free for the one that serves now"

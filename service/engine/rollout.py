@@ -1,0 +1,227 @@
+"""What each version serves now and what it shall serve next: from the quickest safe artifact to the fastest one.
+
+Pure state: `deployment.py` tells it what the loader made and what the engines answered, sends the orders it gives, and
+publishes the entries it reads off. `fleet.py` keeps what each engine holds.
+
+    rollout.offered(entry, folder, is_final=False)     # the fallback: engines load it, the version becomes ready
+    rollout.offered(entry, folder, is_final=True)      # the winner: loaded beside, then swapped in, or given up
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from msgspec import structs
+
+from service.engine.fleet import Fleet, Key, Order
+from service.engine.messages import Load
+from service.repository.catalog import Entry, Optimization, State
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """An artifact that can serve a version, and the version's entry as it reads while this serves it.
+
+    `is_final`: it came out of the race, or of the cache, and nothing better will come. `shortfall` says why the race
+    gave nothing better than the model as it is.
+    """
+
+    entry: Entry
+    folder: str
+    generation: int
+    is_final: bool
+    shortfall: str = ""
+
+    @property
+    def key(self) -> Key:
+        return self.entry.name, self.entry.version
+
+    @property
+    def order(self) -> Order:
+        return self.key, self.generation
+
+
+@dataclass(frozen=True, slots=True)
+class Swapped:
+    """`after` serves in place of `before`; None: the version had served nothing."""
+
+    before: Offer | None
+    after: Offer
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """No engine could load `offer`: the version stays with `stays`."""
+
+    offer: Offer
+    stays: Offer
+    reason: str
+
+
+@dataclass(slots=True)
+class _Version:
+    """`note` is what the compiler does now; `failure` why there is nothing better than what is offered."""
+
+    announced: Entry
+    offers: list[Offer] = field(default_factory=list)  # rising generations: what is current first, what is wanted last
+    serving: Offer | None = None
+    is_being_compiled: bool = True
+    is_ready: bool = False
+    note: str = ""
+    failure: str = ""
+
+    @property
+    def generations(self) -> tuple[int, ...]:
+        return tuple(offer.generation for offer in self.offers)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether what serves is what is wanted."""
+        return self.serving is not None and self.serving.generation == self.offers[-1].generation
+
+
+class Rollout:
+    """Every version of every model, on all engines."""
+
+    def __init__(self, devices: tuple[str, ...]) -> None:
+        self.fleet = Fleet(devices)
+        self._versions: dict[Key, _Version] = {}
+        self._generation = 0
+
+    def __repr__(self) -> str:
+        return f"<Rollout {len(self._versions)} versions, {self.fleet!r}>"
+
+    def announced(self, entry: Entry) -> None:
+        """A version was found; one that is UNAVAILABLE from the start stays so."""
+        is_hopeful = entry.state is State.LOADING
+        failure = "" if is_hopeful else entry.reason
+        self._versions[entry.name, entry.version] = _Version(entry, is_being_compiled=is_hopeful, failure=failure)
+
+    def progressed(self, key: Key, note: str) -> None:
+        """The compiler does something else now."""
+        self._versions[key].note = note
+
+    def compile_failed(self, key: Key, reason: str) -> None:
+        """There will be no winner."""
+        version = self._versions[key]
+        version.is_being_compiled, version.failure = False, reason
+
+    def offered(self, entry: Entry, folder: str, *, is_final: bool, shortfall: str = "") -> Offer:
+        """An artifact is there: `order` it from each engine."""
+        self._generation += 1
+        offer = Offer(entry, folder, self._generation, is_final, shortfall)
+        version = self._versions[offer.key]
+        version.offers.append(offer)
+        if is_final:
+            version.is_being_compiled, version.failure = False, shortfall
+        return offer
+
+    def order(self, slot: int, offer: Offer) -> Load:
+        """What to tell an engine of an offer."""
+        self.fleet.ordered(slot, offer.order)
+        return Load(offer.entry, offer.folder, offer.generation)
+
+    def orders(self, slot: int) -> list[Load]:
+        """All that a new engine has to load: what is current of every version, then what shall replace it."""
+        self.fleet.starting(slot)
+        versions = [version for version in self._versions.values() if version.offers]
+        current = [version.offers[0] for version in versions]
+        wanted = [offer for version in versions for offer in version.offers[1:]]
+        wanted = [offer for offer in wanted if not self.fleet.is_deadly(slot, offer.order)]
+        return [self.order(slot, offer) for offer in (*current, *wanted)]
+
+    def loaded(self, slot: int, key: Key, generation: int, seconds: float) -> None:
+        """An engine serves a version with this artifact, and took so long to load it."""
+        version = self._versions[key]
+        is_first = not self.fleet.answers((key, generation)).held
+        self.fleet.loaded(slot, (key, generation))
+        serving = version.serving.generation if version.serving is not None else 0
+        if is_first and generation > serving:
+            version.offers = [
+                offer
+                if offer.generation != generation
+                else replace(offer, entry=structs.replace(offer.entry, seconds=offer.entry.seconds + seconds))
+                for offer in version.offers
+            ]
+
+    def failed(self, slot: int, key: Key, generation: int, reason: str) -> None:
+        """An engine could not load this artifact."""
+        self.fleet.failed(slot, (key, generation), reason)
+
+    def settle(self) -> Iterator[Swapped | GivenUp]:
+        """Draw the conclusions of what was told since the last call: yields what changed."""
+        for key, version in self._versions.items():
+            if version.offers:
+                state, _ = self.fleet.follow(key, version.generations, version.is_ready)
+                version.is_ready = state is State.READY
+                yield from self._settle_newest(version)
+
+    def _settle_newest(self, version: _Version) -> Iterator[Swapped | GivenUp]:
+        newest = version.offers[-1]
+        answers = self.fleet.answers(newest.order)
+        if version.is_settled:
+            pass
+        elif len(version.offers) > 1 and answers.refused and not answers.held and not answers.pending:
+            device, reason = next(iter(answers.refused.items()))
+            version.offers.pop()
+            version.failure = f"{newest.entry.rung} could not be loaded on {device}: {reason}"
+            yield GivenUp(newest, version.offers[-1], version.failure)
+            yield from self._settle_newest(version)
+        elif version.is_ready and answers.held and not answers.pending:
+            before, version.serving = version.serving, newest
+            yield Swapped(before, newest)
+        elif version.is_ready and version.serving is None:
+            # What shall replace it came before every engine had loaded the first: that serves until then all the same.
+            version.serving = version.offers[0]
+            yield Swapped(None, version.serving)
+        if version.is_settled and self.fleet.is_everywhere(newest.order):
+            del version.offers[:-1]  # a successor need not load what was before
+
+    def entries(self) -> Iterator[Entry]:
+        """Every version as clients may see it. Call `settle` first."""
+        for key, version in self._versions.items():
+            state, reason = self._state(key, version)
+            offer = version.serving or (version.offers[0] if version.offers else None)
+            yield structs.replace(
+                offer.entry if offer is not None else version.announced,
+                state=state,
+                reason=reason,
+                optimization=_optimization(version, state),
+                progress=self._progress(version, state),
+            )
+
+    def _state(self, key: Key, version: _Version) -> tuple[State, str]:
+        waiting = f"compiling: {version.note}" if version.note else version.announced.reason
+        if not version.offers:
+            return (State.LOADING, waiting) if version.is_being_compiled else (State.UNAVAILABLE, version.failure)
+        state, reason = self.fleet.follow(key, version.generations, version.is_ready)
+        if state is State.UNAVAILABLE and version.is_being_compiled:
+            return State.LOADING, f"{waiting}; until then nothing serves: {reason}"
+        return state, reason
+
+    def _progress(self, version: _Version, state: State) -> str:
+        if version.is_being_compiled:
+            return version.note
+        if state is not State.READY:
+            return ""
+        if not version.is_settled:
+            return f"loading {version.offers[-1].entry.rung} beside it"
+        return version.failure or self._laggards(version)
+
+    def _laggards(self, version: _Version) -> str:
+        """Which devices serve on with the artifact before, and why; "" where there are none."""
+        refused = self.fleet.answers(version.offers[-1].order).refused if len(version.offers) > 1 else {}
+        return "; ".join(
+            f"{device} serves on with {version.offers[-2].entry.rung}: {reason}" for device, reason in refused.items()
+        )
+
+
+def _optimization(version: _Version, state: State) -> Optimization:
+    if version.is_being_compiled:
+        return "compiling"
+    if state is not State.READY or version.serving is None:
+        return ""
+    if not version.is_settled:
+        return "compiling"
+    return "optimised" if version.serving.is_final and not version.serving.shortfall else "fallback"

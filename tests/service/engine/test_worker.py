@@ -1,0 +1,135 @@
+"""An engine loads beside what it serves: the new artifact takes over, one that is broken changes nothing."""
+
+import queue
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from compiler.manifest import Candidate, Manifest, write_manifest
+from compiler.package import MODEL_FOLDER
+from compiler.spec import Target
+from service.engine.messages import Configure, Infer, Load, Loaded, LoadFailed, Result
+from service.engine.worker import Engine
+from tests.fakes import FakeConnection, entry
+
+TIMEOUT_S = 60.0  # the first call of torch on a busy machine
+MODEL = """
+import torch
+
+class Times(torch.nn.Module):
+    def forward(self, x):
+        return {{"y": {factor} * x}}
+
+def create_model():
+    return Times()
+"""
+
+
+class FakeLink:
+    """The parent's end: `next()` is what the engine says next."""
+
+    def __init__(self) -> None:
+        self._said: queue.Queue[msgspec.Struct] = queue.Queue()
+
+    def send(self, message: msgspec.Struct) -> None:
+        self._said.put(message)
+
+    def next(self) -> msgspec.Struct:
+        return self._said.get(timeout=TIMEOUT_S)
+
+
+def artifact(folder: Path, factor: float) -> Path:
+    """An eager artifact that multiplies by `factor`."""
+    described = entry()
+    model = folder / MODEL_FOLDER
+    model.mkdir(parents=True)
+    (model / "model.py").write_text(MODEL.format(factor=factor))
+    manifest = Manifest(
+        key=folder.name,
+        key_parts={},
+        target=Target("cpu", "test", (), "0", None, "Linux", "3"),
+        backend="eager",
+        precision="fp32",
+        inputs=described.inputs,
+        outputs=described.outputs,
+        max_batch_size=described.max_batch_size,
+        buckets=described.buckets,
+        ladder=(Candidate("eager", "fp32", "chosen", milliseconds={1: 1.0}),),
+        files=(),
+        stage_seconds={},
+        created="2026-01-01T00:00:00+00:00",
+    )
+    write_manifest(manifest, folder)
+    return folder
+
+
+class Bench:
+    """An engine on the CPU, told what to load as the parent tells it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.link = FakeLink()
+        self.connection = FakeConnection()
+        self._folder = folder
+        configure = Configure("human", "error", "cpu", 1, str(folder / "socket"))
+        self.engine = Engine(configure, self.link)  # type: ignore[arg-type]
+
+    def load(self, generation: int, factor: float | None) -> msgspec.Struct:
+        """The engine's answer to an artifact that multiplies by `factor`, or to a broken one."""
+        folder = self._folder / str(generation)
+        if factor is not None:
+            artifact(folder, factor)
+        self.engine.order(Load(entry(), str(folder), generation))
+        return self.link.next()
+
+    def ask(self, identity: int) -> None:
+        data = np.ones((1, 3), np.float32).tobytes()
+        message = Infer(identity, "double", "1", 1, ((1, 3),), (len(data),))
+        self.engine.handle(message, memoryview(data), self.connection)  # type: ignore[arg-type]
+
+    def values(self) -> dict[int, float]:
+        """The first value of each answer, once everything that waits is answered."""
+        self.engine.close()
+        found = {}
+        for identity, (message, blobs) in self.connection.answers.items():
+            assert isinstance(message, Result), message
+            found[identity] = float(np.frombuffer(blobs[0], np.float32)[0])
+        return found
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_the_winner_takes_over_from_the_fallback(bench: Bench) -> None:
+    first = bench.load(1, factor=2.0)
+    assert isinstance(first, Loaded)
+    assert (first.name, first.version, first.generation) == ("double", "1", 1)
+    bench.ask(1)
+    second = bench.load(2, factor=3.0)
+    assert isinstance(second, Loaded)
+    assert second.generation == 2
+    bench.ask(2)
+    assert bench.values() in ({1: 2.0, 2: 3.0}, {1: 3.0, 2: 3.0})
+
+
+def test_a_winner_that_cannot_be_loaded_changes_nothing(bench: Bench) -> None:
+    bench.load(1, factor=2.0)
+    answer = bench.load(2, factor=None)
+    assert isinstance(answer, LoadFailed)
+    assert answer.generation == 2
+    assert "FileNotFoundError" in answer.reason
+    bench.ask(1)
+    assert bench.values() == {1: 2.0}
+
+
+def test_orders_are_answered_one_after_the_other(bench: Bench) -> None:
+    for generation in (1, 2, 3):
+        artifact(bench._folder / str(generation), float(generation))
+        bench.engine.order(Load(entry(), str(bench._folder / str(generation)), generation))
+    answers = [bench.link.next() for _ in range(3)]
+    assert [answer.generation for answer in answers if isinstance(answer, Loaded)] == [1, 2, 3]
+    bench.ask(1)
+    assert bench.values() == {1: 3.0}
