@@ -40,7 +40,7 @@ def can_widen(specs: tuple[TensorSpec, ...], batches: bool) -> bool:
 def random_inputs(specs: tuple[TensorSpec, ...], batch: int, seed: int, *, wider: bool = False) -> tuple[Tensor, ...]:
     """One tensor on the CPU for each spec, within `spec.range` where it has one."""
     generator = torch.Generator().manual_seed(seed)
-    return tuple(_random(spec, concrete_shape(spec, batch, wider=wider), generator) for spec in specs)
+    return tuple(random_tensor(spec, concrete_shape(spec, batch, wider=wider), generator) for spec in specs)
 
 
 def cycle_rows(rows: tuple[Tensor, ...], batch: int) -> tuple[Tensor, ...]:
@@ -50,7 +50,8 @@ def cycle_rows(rows: tuple[Tensor, ...], batch: int) -> tuple[Tensor, ...]:
     return tuple(tensor[torch.arange(batch) % len(tensor)] for tensor in rows)
 
 
-def _random(spec: TensorSpec, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def random_tensor(spec: TensorSpec, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Legal values of `spec` in this shape, on the CPU."""
     dtype = TORCH_TYPES[spec.datatype]
     if spec.datatype == "BOOL":
         return torch.rand(shape, generator=generator) < 0.5

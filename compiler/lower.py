@@ -29,21 +29,26 @@ def example_batch(interface: Interface) -> int:
     return min(2, interface.max_batch_size)
 
 
-def example_inputs(interface: Interface, device: str) -> tuple[Tensor, ...]:
-    """Inputs to trace or export with, on `device`."""
-    inputs = random_inputs(interface.inputs, example_batch(interface), EXAMPLE_SEED)
+def example_inputs(interface: Interface, device: str, rows: int | None = None) -> tuple[Tensor, ...]:
+    """Inputs to trace or export with, on `device`: `rows` of them, else as few as an export may have."""
+    inputs = random_inputs(interface.inputs, example_batch(interface) if rows is None else rows, EXAMPLE_SEED)
     return tuple(tensor.to(device) for tensor in inputs)
 
 
-def lower(opened: Opened, interface: Interface, device: str) -> ExportedProgram:
-    """A program of positional tensors to a tuple, in the interface's order. Raises LowerFailed with torch's reason."""
-    example = example_inputs(interface, device)
+def lower(
+    opened: Opened, interface: Interface, device: str, rows: int | None = None, *, is_fixed: bool = False
+) -> ExportedProgram:
+    """A program of positional tensors to a tuple, in the interface's order. Raises LowerFailed with torch's reason.
+
+    `rows` is the batch size of the example, which some compilers tune for; `is_fixed`: the program takes no other.
+    """
+    example = example_inputs(interface, device, rows)
     module: nn.Module = Flat(opened, tuple(spec.name for spec in interface.outputs))
     try:
         with torch.no_grad():
             if opened.kind == "torchscript":
                 module = _convert_torchscript(opened.module, example, interface)
-            return _export(module, example, interface)
+            return _export(module, example, interface, is_fixed)
     except Exception as error:  # torch.export raises many kinds, private ones too
         first = " ".join(str(error).split())[:500]
         raise LowerFailed(f"torch.export cannot capture the model: {type(error).__name__}: {first}") from error
@@ -54,24 +59,25 @@ def sizes_are_read(program: ExportedProgram) -> bool:
     return any(node.target is torch.ops.aten.sym_size.int for node in program.graph.nodes)
 
 
-def _export(module: nn.Module, example: tuple[Tensor, ...], interface: Interface) -> ExportedProgram:
+def _export(module: nn.Module, example: tuple[Tensor, ...], interface: Interface, is_fixed: bool) -> ExportedProgram:
     """First with the batch bounded by us; where torch disagrees about its bounds, as torch finds them."""
+    if is_fixed:
+        return torch.export.export(module, example, dynamic_shapes=_shapes(interface, None), strict=False)
     try:
-        return torch.export.export(module, example, dynamic_shapes=_shapes(interface, own_batch=True), strict=False)
+        bounded = Dim("batch", min=1, max=max(interface.max_batch_size, 2))  # unused below 2
+        return torch.export.export(module, example, dynamic_shapes=_shapes(interface, bounded), strict=False)
     except Exception:  # noqa: BLE001 - the second attempt's reason is the one that counts
-        return torch.export.export(module, example, dynamic_shapes=_shapes(interface, own_batch=False), strict=False)
+        return torch.export.export(module, example, dynamic_shapes=_shapes(interface, Dim.AUTO), strict=False)
 
 
-def _shapes(interface: Interface, *, own_batch: bool) -> dict[str, Any]:
-    """One set of dimensions for each input, in the form that `Flat.forward(*inputs)` needs."""
-    batches = interface.max_batch_size > 1
-    batch = Dim("batch", min=1, max=interface.max_batch_size) if batches and own_batch else Dim.AUTO
+def _shapes(interface: Interface, batch: Any) -> dict[str, Any]:
+    """One set of dimensions for each input, in the form that `Flat.forward(*inputs)` needs; `batch` None: fixed."""
     dimensions = []
     for spec in interface.inputs:
         open_axes = {axis: Dim.AUTO for axis, size in enumerate(spec.shape) if size == -1}
         if interface.max_batch_size:
             open_axes.pop(0, None)
-            if batches:
+            if interface.max_batch_size > 1 and batch is not None:
                 open_axes[0] = batch
         dimensions.append(open_axes)
     return {"inputs": tuple(dimensions)}

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from compiler.errors import LoadFailed
 from compiler.spec import Target
+from compiler.tools import find_quantizers, find_tensorrt
 
 # The flags by which torch, oneDNN and a C++ compiler choose other code; the dozens of others would only cause misses.
 CODE_FLAGS = (
@@ -42,6 +43,8 @@ def detect_target(device: str) -> Target:
         cuda=torch_version.get("cuda"),
         system=f"{platform.system()}-{platform.machine()}",
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        tensorrt=(find_tensorrt() or "") if device != "cpu" else "",
+        quantizers=find_quantizers(),
     )
 
 

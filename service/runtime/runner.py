@@ -1,24 +1,28 @@
 """Runs one batch on one device: lay the rows, copy in, compute, copy out.
 
 Knows tensors and the device, nothing of requests, queues or sockets. `engine/models.py` calls it, `buffers.py` holds
-the memory, the callable comes from `compiler.backends`.
+the memory, `cuda.py` is the call on a GPU, the model comes from `compiler.backends`.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from compiler.datatypes import TORCH_TYPES
-from compiler.spec import ITEM_SIZES, TensorSpec
+from compiler.golden import random_tensor
+from compiler.spec import TensorSpec
 from service.runtime.buffers import Staging, as_bytes
 from service.runtime.device import Device
 
 Model = Callable[[tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]
+Call = Callable[[Sequence[torch.Tensor]], tuple[tuple[torch.Tensor, ...], tuple[int, int, int]]]
+
+WARM_UP_CALLS = 2  # TorchScript specialises on the second call
+WARM_UP_SEED = 0
 
 
 class WrongOutput(Exception):
@@ -37,16 +41,27 @@ class Runner:
     """One instance of a model on a device; used by one thread only.
 
     `run(parts, shapes)` takes, for each input, the bytes of every request in order and the shape of the whole batch.
+    `graphed` are the batch sizes that the manifest says a CUDA graph can hold.
     """
 
     def __init__(
-        self, model: Model, device: Device, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+        self,
+        model: Model,
+        device: Device,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        graphed: Collection[int] = (),
     ) -> None:
-        self._model = model
-        self._device = device
         self._inputs = tuple(inputs)
         self._outputs = tuple(outputs)
         self._staging = [Staging(spec, pinned=device.is_cuda) for spec in inputs]
+        self._prepare: Callable[[tuple[torch.Tensor, ...], int], str] = lambda inputs, rows: ""
+        self._call: Call = _CpuCall(model)
+        if device.is_cuda:
+            from service.runtime.cuda import CudaCall
+
+            call = CudaCall(model, device, graphed)
+            self._call, self._prepare = call, call.prepare
 
     def run(
         self, parts: Sequence[Sequence[memoryview]], shapes: Sequence[tuple[int, ...]]
@@ -55,26 +70,37 @@ class Runner:
         started = time.perf_counter_ns()
         laid = [staging.lay(rows, shape) for staging, rows, shape in zip(self._staging, parts, shapes, strict=True)]
         stacked = time.perf_counter_ns()
+        results, phases = self._call(laid)
+        outputs = [_output(spec, tensor) for spec, tensor in zip(self._outputs, results, strict=True)]
+        return outputs, (stacked - started, *phases)
+
+    def warm_up(self, shapes: Sequence[tuple[int, ...]], rows: int = 1) -> str:
+        """Call the model with these shapes and record its CUDA graph; why it has none, "" where it has or needs none.
+
+        `rows` is the batch size, 1 for a model that has none. Call it for the largest first: the graphs of smaller
+        ones then reuse its memory.
+        """
+        generator = torch.Generator().manual_seed(WARM_UP_SEED)
+        inputs = tuple(random_tensor(spec, shape, generator) for spec, shape in zip(self._inputs, shapes, strict=True))
+        for _ in range(WARM_UP_CALLS):
+            self._call(inputs)
+        return self._prepare(inputs, rows)
+
+
+class _CpuCall:
+    """Calls one model where its inputs already lie: there is nothing to copy."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def __call__(self, laid: Sequence[torch.Tensor]) -> tuple[tuple[torch.Tensor, ...], tuple[int, int, int]]:
+        started = time.perf_counter_ns()
         with torch.inference_mode():
-            if self._device.is_cuda:
-                laid = [tensor.to(self._device.name, non_blocking=True) for tensor in laid]
-            copied_in = time.perf_counter_ns()
             results = self._model(tuple(laid))
-            self._device.synchronize()
-            computed = time.perf_counter_ns()
-            outputs = [self._output(spec, tensor) for spec, tensor in zip(self._outputs, results, strict=True)]
-        copied_out = time.perf_counter_ns()
-        return outputs, (stacked - started, copied_in - stacked, computed - copied_in, copied_out - computed)
+        return results, (0, time.perf_counter_ns() - started, 0)
 
-    def warm_up(self, shapes: Sequence[tuple[int, ...]]) -> None:
-        """Run zeros of these shapes twice: TorchScript specialises on the second call."""
-        pairs = zip(self._inputs, shapes, strict=True)
-        blank = [[memoryview(bytes(ITEM_SIZES[spec.datatype] * math.prod(shape)))] for spec, shape in pairs]
-        for _ in range(2):
-            self.run(blank, shapes)
 
-    def _output(self, spec: TensorSpec, tensor: torch.Tensor) -> Output:
-        if tensor.dtype is not TORCH_TYPES[spec.datatype]:
-            raise WrongOutput(f"output '{spec.name}' came as {tensor.dtype}, expected {spec.datatype}")
-        host = tensor.to("cpu") if self._device.is_cuda else tensor
-        return Output(tuple(host.shape), as_bytes(host))
+def _output(spec: TensorSpec, tensor: torch.Tensor) -> Output:
+    if tensor.dtype is not TORCH_TYPES[spec.datatype]:
+        raise WrongOutput(f"output '{spec.name}' came as {tensor.dtype}, expected {spec.datatype}")
+    return Output(tuple(tensor.shape), as_bytes(tensor))
