@@ -17,9 +17,11 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from compiler.archive import check_torchscript
 from compiler.datatypes import quiet_torchscript
 from compiler.errors import LoadFailed
 from compiler.factories import make_module
+from compiler.pt2 import check_program
 from compiler.source import WEIGHTS_NAME, Kind, find_source
 from compiler.spec import Factory, Source
 
@@ -38,7 +40,7 @@ class Opened:
 def open_model(folder: Path, device: str, origin: str | None = None, factory: Factory | None = None) -> Opened:
     """The model in `folder` on `device`; errors name `origin`, the folder as its owner knows it.
 
-    A .pt2 or .pt is opened only after its structure was found to be what torch writes (`archive.py`).
+    A .pt2 or .pt is opened only after its structure was found to be what torch writes (`pt2.py`, `archive.py`).
 
     Raises LoadFailed with the last line of the traceback and the line of model.py where it arose.
     """
@@ -72,10 +74,15 @@ def explain(error: BaseException, folder: Path) -> str:
 
 
 def _open_program(path: Path, device: str) -> Opened:
+    # Defines the operators that quantise and dequantise in a program: without it such a file cannot be read.
+    import torch.ao.quantization.fx._decomposed  # noqa: F401
+
+    check_program(path)
     with warnings.catch_warnings():
         # torch's own deserialiser copies a class that it deprecates itself
         warnings.filterwarnings("ignore", message=r".*LeafSpec", category=FutureWarning)
         program = torch.export.load(path)
+        program._guards_code = []  # text of the file, which program.module() would run; a batch is checked elsewhere
         if device != "cpu":
             from torch.export.passes import move_to_device_pass
 
@@ -86,6 +93,7 @@ def _open_program(path: Path, device: str) -> Opened:
 
 
 def _open_torchscript(path: Path, device: str) -> Opened:
+    check_torchscript(path)
     with quiet_torchscript():
         module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
         return Opened("torchscript", module.eval())
@@ -123,6 +131,8 @@ def _fill_weights(module: nn.Module, path: Path) -> None:
         missing, unexpected = load_model(module, path, strict=False)
     except RuntimeError as error:  # torch names the parameters whose shapes differ
         raise LoadFailed(f"does not fit {WEIGHTS_NAME}: {' '.join(str(error).split())[:600]}") from error
+    known = module.state_dict()
+    unexpected = [name for name in unexpected if name not in known]  # a second name of a tensor that is shared
     if missing or unexpected:
         lacks = f"lacks {_name_some(missing)}" if missing else ""
         extra = f"has {_name_some(unexpected)}, which the module does not" if unexpected else ""
