@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-import msgspec
-
 import compiler
 from compiler import Artifact, Progress
 from compiler.cache import Cache
@@ -23,6 +21,14 @@ from compiler.manifest import Manifest
 from compiler.shipping import with_shipped
 from compiler.spec import Options, Source, Target
 from compiler.target import detect_target
+from service.describe import (
+    choose_startup,
+    describe_artifact,
+    describe_progress,
+    describe_shortfall,
+    entry_of,
+    find_difference,
+)
 from service.observe.metrics import CACHE, COMPILE
 from service.repository.catalog import Entry, State
 from service.repository.config import ModelConfig, to_options
@@ -42,6 +48,19 @@ class Audience(Protocol):
     def progressed(self, key: tuple[str, str], note: str) -> None: ...
     def offered(self, entry: Entry, folder: Path, *, is_final: bool, shortfall: str = "") -> None: ...
     def failed(self, key: tuple[str, str], reason: str) -> None: ...
+
+
+Report = Callable[[Progress], None]
+
+
+class Compiler(Protocol):
+    """The door of `compiler`, all of it that is used here."""
+
+    def find(self, source: Source, options: Options, target: Target, cache: Cache) -> Artifact | None: ...
+    def fallback(self, source: Source, options: Options, target: Target, cache: Cache, report: Report) -> Artifact: ...
+    def compile(
+        self, source: Source, options: Options, target: Target, cache: Cache, report: Report, niceness: int
+    ) -> Artifact: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +96,8 @@ class Stopping(Exception):
 class Loader:
     """`start()` begins; each step is told to `audience`, on the loop's thread."""
 
-    def __init__(self, settings: Settings, device: str, audience: Audience) -> None:
+    def __init__(self, settings: Settings, device: str, audience: Audience, compiler_door: Compiler = compiler) -> None:
+        self._compiler = compiler_door
         self._settings = settings
         self._device = device
         self._cache = Cache(settings.cache_dir, settings.cache_max_size)
@@ -126,7 +146,7 @@ class Loader:
         started = time.monotonic()
         try:
             order = await asyncio.to_thread(self._prepare, job)
-            found = await asyncio.to_thread(compiler.find, order.source, order.options, target, order.cache)
+            found = await asyncio.to_thread(self._compiler.find, order.source, order.options, target, order.cache)
             if found is not None:
                 self._offer(job, found, "cache", time.monotonic() - started)
                 return False
@@ -150,11 +170,11 @@ class Loader:
             started = time.monotonic()
             report = self._reporter(job, "fallback: ")
             artifact = await asyncio.to_thread(
-                compiler.fallback, order.source, order.options, target, self._cache, report
+                self._compiler.fallback, order.source, order.options, target, self._cache, report
             )
         self._served[job.key] = artifact.manifest
         self._audience.progressed(job.key, "waiting for its turn")
-        entry = describe_artifact(job, artifact.manifest, "fallback", time.monotonic() - started)
+        entry = describe_artifact(job.config, job.version, artifact.manifest, "fallback", time.monotonic() - started)
         self._audience.offered(entry, artifact.folder, is_final=False)
 
     async def _compile(self, job: Job, target: Target) -> None:
@@ -180,12 +200,12 @@ class Loader:
         options = to_options(job.config, self._settings.threads, self._settings.compile_timeout_s)
         return Order(source, options, with_shipped(self._cache, source, job.config.trust or self._settings.trust))
 
-    def _build(self, job: Job, target: Target, report: Callable[[Progress], None]) -> Artifact:
+    def _build(self, job: Job, target: Target, report: Report) -> Artifact:
         order = self._prepare(job)
         niceness = BESIDE_SERVING if job.key in self._served else 0
-        return compiler.compile(order.source, order.options, target, order.cache, report, niceness)
+        return self._compiler.compile(order.source, order.options, target, order.cache, report, niceness)
 
-    def _reporter(self, job: Job, prefix: str = "") -> Callable[[Progress], None]:
+    def _reporter(self, job: Job, prefix: str = "") -> Report:
         """What is called in the compiling thread every second: it tells what is new; raising ends the builder."""
         loop, told = asyncio.get_running_loop(), ""
 
@@ -202,73 +222,16 @@ class Loader:
         return report
 
     def _check_same(self, job: Job, manifest: Manifest) -> None:
-        """The winner must fit the requests that wait already. Raises LoadFailed."""
+        """The winner must fit the requests that wait already, and answer as the fallback did. Raises LoadFailed."""
         served = self._served.get(job.key)
-        if served is not None and interface_of(served) != interface_of(manifest):
-            raise LoadFailed("what was compiled takes or gives other tensors than what serves: start again to use it")
+        difference = find_difference(served, manifest) if served is not None else ""
+        if difference:
+            raise LoadFailed(f"what was compiled cannot replace what serves, since {difference}: start again to use it")
 
     def _offer(self, job: Job, artifact: Artifact, origin: str, seconds: float) -> None:
         manifest = artifact.manifest
         CACHE.labels("hit" if artifact.cached else "miss").inc()
         for stage, spent in manifest.stage_seconds.items():
             COMPILE.labels(*job.key, stage).set(spent)
-        entry = describe_artifact(job, manifest, origin, seconds)
+        entry = describe_artifact(job.config, job.version, manifest, origin, seconds)
         self._audience.offered(entry, artifact.folder, is_final=True, shortfall=describe_shortfall(manifest))
-
-
-def choose_startup(config: ModelConfig, default: Literal["wait", "fallback"]) -> Literal["wait", "fallback"]:
-    """What a model does until it is compiled; a strict one never serves a fallback."""
-    return "wait" if config.strict else config.startup or default
-
-
-def describe_progress(progress: Progress) -> str:
-    """`build inductor fp32`: the stage and the candidate, which change a few times, unlike the message and the time."""
-    return f"{progress.stage} {progress.candidate}" if progress.candidate else progress.stage
-
-
-def describe_shortfall(manifest: Manifest) -> str:
-    """Why the race gave nothing better than the model as it is; "" where it gave what was asked for."""
-    if not manifest.is_fallback:
-        return ""
-    lost = [rung for rung in manifest.ladder if rung.outcome not in ("chosen", "slower")]
-    return "no candidate passed: " + "; ".join(f"{rung.rung.name} {rung.outcome}: {rung.reason}" for rung in lost)
-
-
-def interface_of(manifest: Manifest) -> tuple[object, ...]:
-    """What requests depend on."""
-    return manifest.inputs, manifest.outputs, manifest.max_batch_size, manifest.buckets
-
-
-def describe_artifact(job: Job, manifest: Manifest, origin: str, seconds: float) -> Entry:
-    """The entry of a version while this artifact serves it."""
-    return msgspec.structs.replace(
-        entry_of(job.config, job.version, State.LOADING, "the engine is loading it"),
-        inputs=manifest.inputs,
-        outputs=manifest.outputs,
-        max_batch_size=manifest.max_batch_size,
-        buckets=manifest.buckets,
-        backend=manifest.backend,
-        precision=manifest.precision,
-        variant=manifest.variant,
-        device=manifest.target.device,
-        origin=origin,
-        seconds=seconds,
-    )
-
-
-def entry_of(config: ModelConfig, version: str, state: State, reason: str) -> Entry:
-    """What is known of a version before it is compiled."""
-    return Entry(
-        name=config.name,
-        version=version,
-        state=state,
-        reason=reason,
-        description=config.description,
-        inputs=config.inputs or (),
-        outputs=config.outputs or (),
-        max_batch_size=config.max_batch_size or 0,
-        labels=config.labels,
-        images=config.images,
-        batching=config.batching,
-        instances=config.instances,
-    )

@@ -1,0 +1,81 @@
+"""What the compiler says, in the words of those who serve: an entry, its progress, why there is nothing better.
+
+Pure. `loading.py` asks here for what it tells.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from compiler import Progress
+from compiler.manifest import Manifest
+from service.repository.catalog import Entry, State
+from service.repository.config import ModelConfig
+
+
+def choose_startup(config: ModelConfig, default: Literal["wait", "fallback"]) -> Literal["wait", "fallback"]:
+    """What a model does until it is compiled; a strict one never serves a fallback."""
+    return "wait" if config.strict else config.startup or default
+
+
+def describe_progress(progress: Progress) -> str:
+    """`build inductor fp32`: the stage and the candidate, which change a few times, unlike the message and the time."""
+    return f"{progress.stage} {progress.candidate}" if progress.candidate else progress.stage
+
+
+def describe_shortfall(manifest: Manifest) -> str:
+    """Why the race gave nothing better than the model as it is; "" where it gave what was asked for."""
+    if not manifest.is_fallback:
+        return ""
+    lost = [rung for rung in manifest.ladder if rung.outcome not in ("chosen", "slower")]
+    return "no candidate passed: " + "; ".join(f"{rung.rung.name} {rung.outcome}: {rung.reason}" for rung in lost)
+
+
+def find_difference(served: Manifest, winner: Manifest) -> str:
+    """Why `winner` must not take the place of `served` while requests wait; "" where it may."""
+    for what in ("inputs", "outputs", "max_batch_size", "buckets"):
+        before, after = getattr(served, what), getattr(winner, what)
+        if before != after:
+            return f"its {what} are {after} and not {before}"
+    sources = [
+        {part: value for part, value in manifest.key_parts.items() if part.startswith("source.")}
+        for manifest in (served, winner)
+    ]
+    return "" if sources[0] == sources[1] else "the model's files have changed meanwhile"
+
+
+def describe_artifact(config: ModelConfig, version: str, manifest: Manifest, origin: str, seconds: float) -> Entry:
+    """The entry of a version while this artifact serves it."""
+    return msgspec.structs.replace(
+        entry_of(config, version, State.LOADING, "the engine is loading it"),
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        max_batch_size=manifest.max_batch_size,
+        buckets=manifest.buckets,
+        backend=manifest.backend,
+        precision=manifest.precision,
+        variant=manifest.variant,
+        device=manifest.target.device,
+        origin=origin,
+        seconds=seconds,
+    )
+
+
+def entry_of(config: ModelConfig, version: str, state: State, reason: str) -> Entry:
+    """What is known of a version before it is compiled."""
+    return Entry(
+        name=config.name,
+        version=version,
+        state=state,
+        reason=reason,
+        description=config.description,
+        inputs=config.inputs or (),
+        outputs=config.outputs or (),
+        max_batch_size=config.max_batch_size or 0,
+        labels=config.labels,
+        images=config.images,
+        batching=config.batching,
+        instances=config.instances,
+    )

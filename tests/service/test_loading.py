@@ -1,0 +1,268 @@
+"""Every model serves as soon as it can, is compiled once, and what goes wrong with one is told and stops no other."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from compiler import Artifact, Cache, Options, Progress, Source, Target
+from compiler.errors import BuilderDied, LoadFailed, NoCandidate
+from compiler.manifest import Candidate, Manifest
+from service.loading import BESIDE_SERVING, Loader
+from service.repository.catalog import Entry
+from service.settings import Settings
+
+TARGET = Target("cpu", "test", (), "0", None, "Linux", "3")
+CONFIG = """
+trust: true
+max_batch_size: 8
+inputs:
+  - {name: x, datatype: FP32, shape: [-1, 3]}
+"""
+
+
+def manifest(backend: str, **changes: Any) -> Manifest:
+    found = Manifest(
+        key=backend,
+        key_parts={"source.model.py": "1"},
+        target=TARGET,
+        backend=backend,
+        precision="fp32",
+        inputs=(),
+        outputs=(),
+        max_batch_size=8,
+        buckets=(1, 8),
+        ladder=(Candidate(backend, "fp32", "chosen"), Candidate("tensorrt", "fp16", "failed", "it crashed")),
+        files=(),
+        stage_seconds={"build": 1.0},
+        created="2026-01-01T00:00:00+00:00",
+    )
+    return msgspec.structs.replace(found, **changes)
+
+
+class FakeCompiler:
+    """By the name of the model's folder: `cached` are found, `fails` and `winners` say what comes of the others.
+
+    `calls` keeps what was asked, in order.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.cached: set[str] = set()
+        self.fails: dict[str, Exception] = {}
+        self.winners: dict[str, Manifest] = {}
+        self.while_compiling: Callable[[], None] = lambda: None
+
+    def find(self, source: Source, options: Options, target: Target, cache: Cache) -> Artifact | None:
+        return self._artifact("torchscript", cached=True) if _name(source) in self.cached else None
+
+    def fallback(self, source: Source, options: Options, target: Target, cache: Cache, report: Any) -> Artifact:
+        self._note("fallback", source, report)
+        return self._artifact("eager", is_fallback=True)
+
+    def compile(
+        self, source: Source, options: Options, target: Target, cache: Cache, report: Any, niceness: int
+    ) -> Artifact:
+        self.while_compiling()
+        self._note("compile" if not niceness else f"compile at {niceness}", source, report)
+        found = self.winners.get(_name(source))
+        return self._artifact("inductor") if found is None else Artifact(Path("/c"), found, False, 0.1)
+
+    def _note(self, what: str, source: Source, report: Callable[[Progress], None]) -> None:
+        report(Progress("build", "inductor fp32", 0.0, "building"))
+        self.calls.append(f"{what} {_name(source)}")
+        failure = self.fails.get(f"{what} {_name(source)}")
+        if failure is not None:
+            raise failure
+
+    def _artifact(self, backend: str, cached: bool = False, **changes: Any) -> Artifact:
+        return Artifact(Path(f"/cache/{backend}"), manifest(backend, **changes), cached, 0.1)
+
+
+def _name(source: Source) -> str:
+    return source.folder.parent.name
+
+
+class FakeAudience:
+    """Keeps what it is told, in words."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.entries: dict[str, Entry] = {}
+        self.settled = asyncio.Event()
+
+    def announced(self, entry: Entry) -> None:
+        self.told.append(f"{entry.name}: {entry.state.lower()}")
+
+    def progressed(self, key: tuple[str, str], note: str) -> None:
+        self.told.append(f"{key[0]}: {note}")
+
+    def offered(self, entry: Entry, folder: Path, *, is_final: bool, shortfall: str = "") -> None:
+        self.entries[entry.name] = entry
+        end = f", {shortfall}" if shortfall else ""
+        self.told.append(f"{entry.name}: {'winner' if is_final else 'fallback'} {entry.backend}{end}")
+
+    def failed(self, key: tuple[str, str], reason: str) -> None:
+        self.told.append(f"{key[0]}: failed: {reason}")
+
+    def of(self, name: str) -> list[str]:
+        return [line.removeprefix(f"{name}: ") for line in self.told if line.startswith(f"{name}: ")]
+
+
+class Bench:
+    """A repository in a folder, a compiler that pretends, and a loader between them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.compiler = FakeCompiler()
+        self.audience = FakeAudience()
+
+    def add(self, name: str, config: str = "") -> None:
+        version = self.folder / "models" / name / "1"
+        version.mkdir(parents=True)
+        (version / "model.py").write_text("def create_model(): ...\n")
+        (version.parent / "model.yaml").write_text(CONFIG + config)
+
+    def run(self, **settings: Any) -> None:
+        """Until the loader has nothing more to do."""
+
+        async def run() -> None:
+            loader = self.loader(**settings)
+            loader.start()
+            assert loader._task is not None, "it was started"
+            await loader._task
+
+        asyncio.run(run())
+
+    def loader(self, **settings: Any) -> Loader:
+        chosen = Settings(model_repository=self.folder / "models", cache_dir=self.folder / "cache", **settings)
+        return Loader(chosen, "cpu", self.audience, self.compiler)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_first_the_fallback_then_the_winner(bench: Bench) -> None:
+    bench.add("m")
+    bench.run()
+    assert bench.audience.of("m") == [
+        "loading",
+        "fallback: build inductor fp32",
+        "waiting for its turn",
+        "fallback eager",
+        "starting",
+        "build inductor fp32",
+        "winner inductor",
+    ]
+    assert bench.compiler.calls == ["fallback m", f"compile at {BESIDE_SERVING} m"]
+    assert (bench.audience.entries["m"].origin, bench.audience.entries["m"].buckets) == ("compiled", (1, 8))
+
+
+def test_what_the_cache_has_is_neither_compiled_nor_waited_for(bench: Bench) -> None:
+    bench.add("a")
+    bench.add("b")
+    bench.compiler.cached = {"b"}
+    bench.run()
+    assert bench.audience.of("b") == ["loading", "winner torchscript"]
+    assert bench.audience.entries["b"].origin == "cache"
+    assert not any(call.endswith(" b") for call in bench.compiler.calls)
+
+
+@pytest.mark.parametrize("config", ["startup: wait\n", "compile: {strict: true}\n"])
+def test_a_model_that_waits(bench: Bench, config: str) -> None:
+    bench.add("m", config)
+    bench.run()
+    assert bench.compiler.calls == ["compile m"], "nothing serves that the builders should stand back for"
+    assert bench.audience.of("m") == ["loading", "starting", "build inductor fp32", "winner inductor"]
+
+
+def test_a_model_may_differ_from_the_service(bench: Bench) -> None:
+    bench.add("m", "startup: fallback\n")
+    bench.add("n")
+    bench.run(startup="wait")
+    assert bench.compiler.calls == ["fallback m", "compile n", f"compile at {BESIDE_SERVING} m"]
+
+
+def test_all_serve_before_any_is_compiled_and_those_that_serve_are_compiled_last(bench: Bench) -> None:
+    for name, config in (("a", ""), ("b", "startup: wait\n"), ("c", "")):
+        bench.add(name, config)
+    bench.run()
+    beside = f"compile at {BESIDE_SERVING}"
+    assert bench.compiler.calls == ["fallback a", "fallback c", "compile b", f"{beside} a", f"{beside} c"]
+
+
+def test_a_model_that_cannot_be_opened_is_not_tried_again(bench: Bench) -> None:
+    bench.add("m")
+    bench.compiler.fails["fallback m"] = LoadFailed("the weights are on the moon")
+    bench.run()
+    assert bench.audience.of("m")[-1] == "failed: the weights are on the moon"
+    assert bench.compiler.calls == ["fallback m"]
+
+
+def test_a_fallback_that_cannot_be_made_is_waited_out(bench: Bench) -> None:
+    bench.add("m")
+    bench.compiler.fails["fallback m"] = BuilderDied("its process was killed")
+    bench.run()
+    assert bench.audience.of("m")[-1] == "winner inductor"
+    assert bench.compiler.calls == ["fallback m", "compile m"]
+
+
+def test_a_compilation_that_fails_is_told_and_the_others_go_on(bench: Bench) -> None:
+    bench.add("a")
+    bench.add("b")
+    beside = f"compile at {BESIDE_SERVING}"
+    bench.compiler.fails[f"{beside} a"] = NoCandidate("no backend is left")
+    bench.compiler.fails[f"{beside} b"] = RuntimeError("a bug")
+    bench.run()
+    assert bench.audience.of("a")[-1] == "failed: no backend is left"
+    assert bench.audience.of("b")[-1] == "failed: internal error while compiling: the server's log has the details"
+
+
+def test_a_winner_with_another_interface_or_source_does_not_replace_what_serves(bench: Bench) -> None:
+    bench.add("a")
+    bench.add("b")
+    bench.compiler.winners["a"] = manifest("inductor", max_batch_size=4)
+    bench.compiler.winners["b"] = manifest("inductor", key_parts={"source.model.py": "2"})
+    bench.run()
+    assert "its max_batch_size are 4 and not 8" in bench.audience.of("a")[-1]
+    assert "the model's files have changed meanwhile" in bench.audience.of("b")[-1]
+
+
+def test_a_race_without_a_winner_says_why(bench: Bench) -> None:
+    bench.add("m")
+    bench.compiler.winners["m"] = manifest("eager", is_fallback=True)
+    bench.run()
+    assert bench.audience.of("m")[-1] == "winner eager, no candidate passed: tensorrt fp16 failed: it crashed"
+
+
+def test_stopping_ends_the_builder_and_begins_nothing_more(bench: Bench) -> None:
+    bench.add("a")
+    bench.add("b")
+
+    async def run() -> None:
+        loader, loop = bench.loader(), asyncio.get_running_loop()
+
+        async def stop() -> None:
+            loader.stop()
+
+        bench.compiler.while_compiling = lambda: asyncio.run_coroutine_threadsafe(stop(), loop).result()
+        loader.start()
+        assert loader._task is not None, "it was started"
+        await asyncio.wait([loader._task])
+
+    asyncio.run(run())
+    assert bench.compiler.calls == ["fallback a", "fallback b"], "the builder of a was told to stop"
+    assert not any("winner" in line or "failed" in line for line in bench.audience.told)
+
+
+def test_without_trust_nothing_is_opened(bench: Bench) -> None:
+    bench.add("m")
+    (bench.folder / "models/m/model.yaml").write_text(CONFIG.replace("trust: true", ""))
+    bench.run()
+    assert "trust: true" in bench.audience.of("m")[-1]
+    assert bench.compiler.calls == []
