@@ -15,6 +15,7 @@ from service.classify import classify
 from service.engine.messages import Infer, Result
 from service.errors import Code, ServiceError, Unavailable
 from service.repository.catalog import Catalog, Entry
+from service.shared_memory import Regions, write_outputs
 from service.tensors import Buffer, InferRequest, InferResponse, RequestedOutput, Tensor
 
 OUTCOMES = {
@@ -46,6 +47,7 @@ class Plane:
 
     def __init__(self, engines: Engines, counter: Counter, clock: Callable[[], float] = time.monotonic) -> None:
         self.catalog = Catalog()
+        self.regions = Regions()
         self.is_draining = False
         self.in_flight = 0
         self._is_idle = asyncio.Event()
@@ -78,9 +80,14 @@ class Plane:
         try:
             entry = self._admit(request)
             version = entry.version
+            targets = self.regions.targets(request) if request.shared_outputs else {}
+            if request.shared_inputs:
+                request = self.regions.read_inputs(request)
             rows = check_inputs(request.inputs, entry)
             wanted = check_outputs(request.outputs, entry)
             response = await self._run(request, entry, rows, wanted)
+            if targets:
+                response = write_outputs(request, response, targets)
             outcome = "success"
             return response
         except ServiceError as error:

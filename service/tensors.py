@@ -46,6 +46,14 @@ class Tensor(msgspec.Struct, frozen=True):
     data: Buffer
 
 
+class Placement(msgspec.Struct, frozen=True):
+    """Where a tensor lies that is not in the message: in a registered region of shared memory."""
+
+    region: str
+    byte_size: int
+    offset: int = 0
+
+
 class RequestedOutput(msgspec.Struct, frozen=True):
     """An output the client wants; `classification` k > 0 asks for the k largest values with index and label."""
 
@@ -58,6 +66,7 @@ class InferRequest(msgspec.Struct, frozen=True):
 
     `version` "" means the default one. `outputs` empty means all. `deadline` is CLOCK_MONOTONIC in seconds (None:
     none but the model's own); `timeout_us` and `priority` come from the request's parameters, 0 when absent.
+    `shared_inputs` (whose tensors come without data) and `shared_outputs` lie in shared memory, by name.
     """
 
     model: str
@@ -70,12 +79,15 @@ class InferRequest(msgspec.Struct, frozen=True):
     deadline: float | None = None
     protocol: str = "http"
     arrived: float = 0.0
+    shared_inputs: dict[str, Placement] = {}
+    shared_outputs: dict[str, Placement] = {}
 
 
 class InferResponse(msgspec.Struct, frozen=True):
     """The answer: outputs in the order asked for, or the model's own.
 
-    `phases_ns` are the nanoseconds of queue, stack, copy in, compute and copy out.
+    `phases_ns` are the nanoseconds of queue, stack, copy in, compute and copy out. The outputs that `shared` names were
+    written to shared memory, and come without data.
     """
 
     model: str
@@ -83,6 +95,7 @@ class InferResponse(msgspec.Struct, frozen=True):
     id: str
     outputs: tuple[Tensor, ...]
     phases_ns: tuple[int, ...] = ()
+    shared: dict[str, Placement] = {}
 
 
 def elements(shape: tuple[int, ...]) -> int:

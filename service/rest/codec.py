@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,13 @@ import orjson
 from compiler.spec import ITEM_SIZES
 from service.errors import InvalidInput, Unsupported
 from service.rest.arrays import array_to_bytes, json_to_tensor
+from service.shared_memory import read_placement
 from service.tensors import (
     MAX_RANK,
     Buffer,
     InferRequest,
     InferResponse,
+    Placement,
     RequestedOutput,
     Tensor,
     elements,
@@ -43,6 +45,8 @@ class ParsedRequest:
     binary_default: bool
     timeout_us: int
     priority: int
+    shared_inputs: dict[str, Placement] = field(default_factory=dict)
+    shared_outputs: dict[str, Placement] = field(default_factory=dict)
 
     def asked_of(self, bare: InferRequest) -> InferRequest:
         """This request, of the model that `bare` names."""
@@ -55,6 +59,8 @@ class ParsedRequest:
             self.timeout_us,
             self.priority,
             arrived=bare.arrived,
+            shared_inputs=self.shared_inputs,
+            shared_outputs=self.shared_outputs,
         )
 
 
@@ -94,24 +100,27 @@ def parse_request(request: dict[str, Any], blobs: memoryview) -> ParsedRequest:
     parameters = _object(request.get("parameters"), "parameters")
     timeout_us, priority = _scheduling(parameters)
     inputs, used = [], 0
+    shared: dict[str, Placement] = {}
     for item in _list(request.get("inputs"), "inputs"):
-        tensor, size = _parse_input(_object(item, "an input"), blobs[used:])
+        tensor, size = _parse_input(_object(item, "an input"), blobs[used:], shared)
         inputs.append(tensor)
         used += size
     if used != len(blobs):
         raise InvalidInput(
             f"the body has {len(blobs)} bytes of binary data, its inputs' binary_data_size add up to {used}"
         )
-    outputs, binary = _parse_outputs(_list(request.get("outputs", []), "outputs"))
+    outputs, binary, shared_outputs = _parse_outputs(_list(request.get("outputs", []), "outputs"))
     identity = request.get("id", "")
     if not isinstance(identity, str):
         raise InvalidInput(f"id must be a string, got {_kind(identity)}")
     default = _boolean(parameters.get("binary_data_output", False), "binary_data_output")
-    return ParsedRequest(identity, tuple(inputs), outputs, binary, default, timeout_us, priority)
+    return ParsedRequest(
+        identity, tuple(inputs), outputs, binary, default, timeout_us, priority, shared, shared_outputs
+    )
 
 
-def _parse_input(item: dict[str, Any], blobs: memoryview) -> tuple[Tensor, int]:
-    """The tensor and the bytes of binary data it took."""
+def _parse_input(item: dict[str, Any], blobs: memoryview, shared: dict[str, Placement]) -> tuple[Tensor, int]:
+    """The tensor and the bytes of binary data it took; where it lies in shared memory, that is noted in `shared`."""
     name, datatype = item.get("name"), item.get("datatype")
     if not isinstance(name, str) or not name:
         raise InvalidInput(f"every input needs a name, got {_short(name)}")
@@ -121,11 +130,12 @@ def _parse_input(item: dict[str, Any], blobs: memoryview) -> tuple[Tensor, int]:
         )
     shape = _shape(item.get("shape"), name)
     parameters = _object(item.get("parameters"), f"input '{name}': parameters")
-    if "shared_memory_region" in parameters:
-        raise Unsupported(
-            f"input '{name}': shared memory is not supported by this server: send the data in the request"
-        )
     size = parameters.get("binary_data_size")
+    if "shared_memory_region" in parameters:
+        if "data" in item or size is not None:
+            raise InvalidInput(f"input '{name}' has data and a shared_memory_region: send one of them")
+        shared[name] = read_placement(f"input '{name}'", parameters)
+        return Tensor(name, datatype, shape, b""), 0
     if size is None:
         if "data" not in item:
             raise InvalidInput(f"input '{name}' has neither data nor a binary_data_size")
@@ -152,8 +162,11 @@ def _shape(value: Any, name: str) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _parse_outputs(items: list[Any]) -> tuple[tuple[RequestedOutput, ...], dict[str, bool]]:
-    outputs, binary = [], {}
+def _parse_outputs(
+    items: list[Any],
+) -> tuple[tuple[RequestedOutput, ...], dict[str, bool], dict[str, Placement]]:
+    """What is asked for, which of it as binary data, and which of it into shared memory."""
+    outputs, binary, shared = [], {}, {}
     for item in items:
         item = _object(item, "an output")
         name = item.get("name")
@@ -161,14 +174,14 @@ def _parse_outputs(items: list[Any]) -> tuple[tuple[RequestedOutput, ...], dict[
             raise InvalidInput(f"every output needs a name, got {name!r}")
         parameters = _object(item.get("parameters"), f"output '{name}': parameters")
         if "shared_memory_region" in parameters:
-            raise Unsupported(f"output '{name}': shared memory is not supported by this server")
+            shared[name] = read_placement(f"output '{name}'", parameters)
         count = parameters.get("classification", 0)
         if type(count) is not int or count < 0:
             raise InvalidInput(f"output '{name}': classification must be a number of classes, got {count!r}")
         if "binary_data" in parameters:
             binary[name] = _boolean(parameters["binary_data"], "binary_data")
         outputs.append(RequestedOutput(name, count))
-    return tuple(outputs), binary
+    return tuple(outputs), binary, shared
 
 
 def _scheduling(parameters: dict[str, Any]) -> tuple[int, int]:
@@ -197,7 +210,9 @@ def encode_infer(
     outputs, blobs, has_nan = [], [], False
     for tensor in response.outputs:
         output: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
-        if binary.get(tensor.name, binary_default):
+        if tensor.name in response.shared:
+            pass  # nothing to say of it: the C++ client refuses parameters that it does not know
+        elif binary.get(tensor.name, binary_default):
             # The C++ client refuses any other key here.
             output["parameters"] = {"binary_data_size": len(tensor.data)}
             blobs.append(tensor.data)

@@ -6,16 +6,26 @@ itself gets wrong is refused. `servicer.py` calls `decode` and `encode`, `parame
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, MutableMapping, Sequence
 
 import numpy as np
 
-from protos.inference_pb2 import ModelInferRequest, ModelInferResponse
+from protos.inference_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
 from service.errors import InvalidInput
-from service.rpc.parameters import read_input, read_output, read_request
-from service.tensors import NUMPY_TYPES, InferRequest, InferResponse, Tensor, elements, pack_bytes, shape_text
+from service.rpc.parameters import find_placement, read_output, read_request
+from service.tensors import (
+    NUMPY_TYPES,
+    InferRequest,
+    InferResponse,
+    Placement,
+    Tensor,
+    elements,
+    pack_bytes,
+    shape_text,
+)
 
 InputTensor = ModelInferRequest.InferInputTensor
+OutputTensor = ModelInferRequest.InferRequestedOutputTensor
 
 # datatype -> the field of InferTensorContents that holds its values.
 CONTENTS = {
@@ -42,11 +52,12 @@ def decode(message: ModelInferRequest, *, deadline: float | None, arrived: float
     Raises InvalidInput, or Unsupported for a feature this server does not have.
     """
     timeout_us, priority = read_request(message.parameters) if message.parameters else (0, 0)
-    for tensor in message.inputs:
-        if tensor.parameters:
-            read_input(tensor.name, tensor.parameters)
+    shared = _placements("input", message.inputs)
     raw = list(message.raw_input_contents)  # once: each access copies the bytes
-    inputs = _raw_inputs(message.inputs, raw) if raw else tuple(_typed_input(tensor) for tensor in message.inputs)
+    if raw:
+        inputs = _raw_inputs(message.inputs, raw, shared)
+    else:
+        inputs = tuple([_typed_input(tensor, shared) for tensor in message.inputs])
     return InferRequest(
         model=message.model_name,
         version=message.model_version,
@@ -58,6 +69,8 @@ def decode(message: ModelInferRequest, *, deadline: float | None, arrived: float
         deadline=deadline,
         protocol="grpc",
         arrived=arrived,
+        shared_inputs=shared,
+        shared_outputs=_placements("output", message.outputs),
     )
 
 
@@ -70,31 +83,60 @@ def encode(response: InferResponse) -> ModelInferResponse:
         raw_output_contents=[bytes(tensor.data) for tensor in response.outputs],
     )
     for tensor in response.outputs:
-        message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        output = message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        if tensor.name in response.shared:
+            _describe_placement(output.parameters, response.shared[tensor.name])
     return message
 
 
-def _raw_inputs(tensors: Sequence[InputTensor], raw: list[bytes]) -> tuple[Tensor, ...]:
+def _placements(kind: str, tensors: Iterable[InputTensor | OutputTensor]) -> dict[str, Placement]:
+    """Where those tensors lie that are in shared memory, by name."""
+    found = {}
+    for tensor in tensors:
+        if tensor.parameters:
+            placement = find_placement(f"{kind} '{tensor.name}'", tensor.parameters)
+            if placement is not None:
+                found[tensor.name] = placement
+    return found
+
+
+def _describe_placement(parameters: MutableMapping[str, InferParameter], placement: Placement) -> None:
+    parameters["shared_memory_region"].string_param = placement.region
+    parameters["shared_memory_byte_size"].int64_param = placement.byte_size
+    if placement.offset:
+        parameters["shared_memory_offset"].int64_param = placement.offset
+
+
+def _raw_inputs(tensors: Sequence[InputTensor], raw: list[bytes], shared: Collection[str]) -> tuple[Tensor, ...]:
+    """The tensors and their bytes; what lies in shared memory has no entry among the raw contents."""
     for tensor in tensors:
         if tensor.HasField("contents") and tensor.contents.ListFields():
             raise InvalidInput(
                 f"input '{tensor.name}' has contents although the request has raw_input_contents: "
                 "send all inputs in one of the two"
             )
-    if len(raw) != len(tensors):
+    expected = sum(tensor.name not in shared for tensor in tensors) if shared else len(tensors)
+    if len(raw) != expected:
         raise InvalidInput(
-            f"raw_input_contents has {len(raw)} entries for {len(tensors)} inputs: "
-            "send one entry per input, in their order"
+            f"raw_input_contents has {len(raw)} entries for {expected} inputs: "
+            "send one entry per input that is not in shared memory, in their order"
         )
+    data = iter(raw)
     return tuple(
-        Tensor(tensor.name, tensor.datatype, tuple(tensor.shape), data)
-        for tensor, data in zip(tensors, raw, strict=True)
+        [
+            Tensor(tensor.name, tensor.datatype, tuple(tensor.shape), b"" if tensor.name in shared else next(data))
+            for tensor in tensors
+        ]
     )
 
 
-def _typed_input(tensor: InputTensor) -> Tensor:
+def _typed_input(tensor: InputTensor, shared: Collection[str]) -> Tensor:
     """The tensor whose values are in its `contents`. Raises InvalidInput where they do not fit datatype or shape."""
     datatype, shape, where = tensor.datatype, tuple(tensor.shape), f"input '{tensor.name}'"
+    if tensor.name in shared:
+        if tensor.contents.ListFields():
+            raise InvalidInput(f"{where} has contents and a shared_memory_region: send one of them")
+        return Tensor(tensor.name, datatype, shape, b"")
     field = CONTENTS.get(datatype)
     if datatype in RAW_ONLY:
         raise InvalidInput(f"{where}: {datatype} has no typed contents: send its bytes in raw_input_contents")

@@ -9,14 +9,15 @@ from collections.abc import Mapping
 
 from protos.inference_pb2 import InferParameter
 from service.errors import InvalidInput, Unsupported
-from service.tensors import RequestedOutput
+from service.shared_memory import read_placement
+from service.tensors import Placement, RequestedOutput
 
 Parameters = Mapping[str, InferParameter]
 
 RESERVED_PREFIX = "triton_"
 EMPTY_FINAL = "triton_enable_empty_final_response"  # asked on streams: every request here has exactly one, final answer
 SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
-SHARED_MEMORY_PREFIX = "shared_memory_"
+REGION = "shared_memory_region"
 
 
 def read_request(parameters: Parameters) -> tuple[int, int]:
@@ -31,22 +32,18 @@ def read_request(parameters: Parameters) -> tuple[int, int]:
     return _count(parameters, "timeout", "the request"), _count(parameters, "priority", "the request")
 
 
-def read_input(name: str, parameters: Parameters) -> None:
-    """Raises Unsupported where the input lies in shared memory."""
-    _refuse_shared_memory(f"input '{name}'", parameters, "send its bytes in raw_input_contents")
+def find_placement(where: str, parameters: Parameters) -> Placement | None:
+    """Where an input or output lies in shared memory; None: in the message. Raises InvalidInput."""
+    if REGION not in parameters:
+        return None
+    return read_placement(where, {key: _value(parameter) for key, parameter in parameters.items()})
 
 
 def read_output(name: str, parameters: Parameters) -> RequestedOutput:
-    """The output that is asked for. Raises InvalidInput, Unsupported."""
+    """The output that is asked for. Raises InvalidInput."""
     if not parameters:
         return RequestedOutput(name)
-    _refuse_shared_memory(f"output '{name}'", parameters, "take its bytes from raw_output_contents")
     return RequestedOutput(name, _count(parameters, "classification", f"output '{name}'"))
-
-
-def _refuse_shared_memory(where: str, parameters: Parameters, remedy: str) -> None:
-    if any(key.startswith(SHARED_MEMORY_PREFIX) for key in parameters):
-        raise Unsupported(f"{where}: this server has no shared memory regions: {remedy}")
 
 
 def _count(parameters: Parameters, key: str, where: str) -> int:

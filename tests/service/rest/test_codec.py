@@ -15,6 +15,7 @@ from service.rest.codec import encode_infer, parse_infer, parse_json
 from service.tensors import (
     NUMPY_TYPES,
     InferResponse,
+    Placement,
     RequestedOutput,
     Tensor,
     float32_to_bf16,
@@ -145,8 +146,32 @@ def test_refuses_with_a_sentence(request_: Any, sentence: str) -> None:
 def test_what_this_server_does_not_have_is_said_so() -> None:
     with pytest.raises(Unsupported, match="sequences are not supported"):
         parse(v2(parameters={"sequence_id": 5}))
-    with pytest.raises(Unsupported, match="shared memory"):
-        parse(change(data=..., parameters={"shared_memory_region": "r"}))
+
+
+def test_inputs_and_outputs_may_lie_in_shared_memory() -> None:
+    placed = {"shared_memory_region": "r", "shared_memory_byte_size": 24, "shared_memory_offset": 8}
+    request = change(data=..., parameters=placed)
+    request["outputs"] = [{"name": "y", "parameters": {"shared_memory_region": "s", "shared_memory_byte_size": 9}}]
+    parsed = parse(request)
+    assert [tensor.data for tensor in parsed.inputs if tensor.name in parsed.shared_inputs] == [b""]
+    assert list(parsed.shared_inputs.values()) == [Placement("r", 24, 8)]
+    assert parsed.shared_outputs == {"y": Placement("s", 9)}
+
+
+def test_data_beside_a_region_and_a_region_without_size_are_refused() -> None:
+    placed = {"shared_memory_region": "r", "shared_memory_byte_size": 24}
+    with pytest.raises(InvalidInput, match="has data and a shared_memory_region: send one of them"):
+        parse(change(parameters=placed))
+    for wrong in ({"shared_memory_byte_size": -1}, {"shared_memory_byte_size": 1.5}, {"shared_memory_offset": "8"}):
+        with pytest.raises(InvalidInput, match="must be a number of bytes, zero or more"):
+            parse(change(data=..., parameters={**placed, **wrong}))
+
+
+def test_an_output_in_shared_memory_is_answered_without_data_and_without_parameters() -> None:
+    written = InferResponse("m", "1", "", (Tensor("y", "FP32", (2,), b""),), shared={"y": Placement("r", 8)})
+    text, blobs = encode_infer(written, {}, True)
+    assert json.loads(text)["outputs"] == [{"name": "y", "datatype": "FP32", "shape": [2]}]
+    assert not blobs
 
 
 def test_left_over_bytes_are_an_error() -> None:

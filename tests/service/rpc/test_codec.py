@@ -15,7 +15,7 @@ from protos.inference_pb2 import ModelInferRequest, ModelInferResponse
 from service.client.rpc import arrays_of, tensor_of
 from service.errors import InvalidInput, ServiceError, Unsupported
 from service.rpc.codec import CONTENTS, decode, encode
-from service.tensors import NUMPY_TYPES, InferRequest, InferResponse, RequestedOutput, Tensor, to_numpy
+from service.tensors import NUMPY_TYPES, InferRequest, InferResponse, Placement, RequestedOutput, Tensor, to_numpy
 
 ARRAYS = st.sampled_from(list(NUMPY_TYPES.values())).flatmap(
     lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
@@ -173,6 +173,42 @@ def on_output(key: str, **value: Any) -> ModelInferRequest:
     return message
 
 
+def place(parameters: Any, region: str, **sizes: int) -> None:
+    parameters["shared_memory_region"].string_param = region
+    for key, size in sizes.items():
+        parameters[f"shared_memory_{key}"].int64_param = size
+
+
+def test_inputs_in_shared_memory_have_no_entry_among_the_raw_contents() -> None:
+    message = raw(b"ab", inputs=3)
+    place(message.inputs[0].parameters, "r", byte_size=2, offset=8)
+    place(message.inputs[2].parameters, "s", byte_size=2)
+    place(message.outputs.add(name="y").parameters, "t", byte_size=4)
+    request = read(message)
+    assert [tensor.data for tensor in request.inputs] == [b"", b"ab", b""]
+    assert request.shared_inputs == {"x0": Placement("r", 2, 8), "x2": Placement("s", 2)}
+    assert request.shared_outputs == {"y": Placement("t", 4)}
+
+
+def test_all_inputs_may_lie_in_shared_memory() -> None:
+    message = raw(inputs=1)
+    place(message.inputs[0].parameters, "r", byte_size=2)
+    assert read(message).inputs[0].data == b""
+    message.inputs[0].contents.fp32_contents.append(1.0)
+    with pytest.raises(InvalidInput, match="input 'x0' has contents and a shared_memory_region"):
+        read(message)
+
+
+def test_an_output_in_shared_memory_has_an_empty_raw_entry_and_says_where_it_lies() -> None:
+    message = encode(
+        InferResponse("m", "1", "", (Tensor("y", "FP32", (2,), b""),), shared={"y": Placement("r", 8, 16)})
+    )
+    assert list(message.raw_output_contents) == [b""]
+    parameters = message.outputs[0].parameters
+    assert parameters["shared_memory_region"].string_param == "r"
+    assert [parameters[f"shared_memory_{key}"].int64_param for key in ("byte_size", "offset")] == [8, 16]
+
+
 @pytest.mark.parametrize(
     ("message", "error", "sentence"),
     [
@@ -183,8 +219,8 @@ def on_output(key: str, **value: Any) -> ModelInferRequest:
         (with_parameter("sequence_id", int64_param=7), Unsupported, "'sequence_id': this server has no stateful"),
         (with_parameter("sequence_id", string_param="a"), Unsupported, "'sequence_id': this server has no stateful"),
         (with_parameter("sequence_start", bool_param=True), Unsupported, "'sequence_start'"),
-        (on_input("shared_memory_region"), Unsupported, "input 'x0': this server has no shared memory regions"),
-        (on_output("shared_memory_region", string_param="r"), Unsupported, "output 'y': this server has no shared"),
+        (on_input("shared_memory_region"), InvalidInput, "input 'x0': shared_memory_byte_size must be a number"),
+        (on_output("shared_memory_region", int64_param=1), InvalidInput, "output 'y': shared_memory_region must be"),
         (on_output("classification", double_param=1.5), InvalidInput, "'classification' of output 'y' is 1.5"),
     ],
 )
