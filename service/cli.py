@@ -1,8 +1,9 @@
 """The command line: parse, then call one function.
 
     torchere serve --model-repository models
-    torchere compile digits
+    torchere compile digits --report digits.html
     torchere models
+    torchere models show digits
     torchere infer digits input.json
     torchere cache list
 
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 CONFIG_OPTION = click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="Settings file (YAML). Default: ./torchere.yaml."
 )
+PAGE = click.Path(dir_okay=False, path_type=Path)
+JSON_OPTION = click.option(
+    "--json", "as_json", is_flag=True, help="Print what the server answers, for a program to read."
+)
+# What decides under which key a model lies in the cache, and where that is.
+WHERE = ("model_repository", "cache_dir", "device", "threads", "compile_timeout_s", "trust")
 URL_OPTION = click.option(
     "--url", default="http://127.0.0.1:8000", show_default=True, envvar="TORCHERE_URL", help="The server's address."
 )
@@ -72,28 +79,73 @@ def serve(config_file: Path | None, **given: Any) -> None:
 
 @main.command("compile")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@configuration.options("model_repository", "cache_dir", "trust", "device", "threads", "compile_timeout_s")
+@click.option("--report", "page", type=PAGE, help="Write one page of HTML on all these models.")
+@click.option("--explain", is_flag=True, help="Say first, for each model, what changed since it was last compiled.")
+@click.option("--dry-run", is_flag=True, help="Explain only, and compile nothing.")
+@click.option(
+    "--into-repository",
+    is_flag=True,
+    help="Also copy each artifact to MODEL/VERSION/artifacts, to travel with the model to machines like this one.",
+)
+@configuration.options(*WHERE, "cache_max_size")
 @CONFIG_OPTION
-def compile_command(models: tuple[str, ...], config_file: Path | None, **given: Any) -> None:
-    """Compile models ahead of time into the cache, and show how each backend did.
+def compile_command(
+    models: tuple[str, ...],
+    page: Path | None,
+    explain: bool,
+    dry_run: bool,
+    into_repository: bool,
+    config_file: Path | None,
+    **given: Any,
+) -> None:
+    """Compile models ahead of time into the cache, and show how each rung of the ladder did.
 
-    Without MODEL, all models of the repository. A model that is in the cache already is not compiled again.
+    Without MODEL, all models of the repository. A model that is in the cache already is not compiled again, nor one
+    whose artifact was shipped with it.
     """
-    from service.precompile import precompile
+    from service.precompile import Wishes, precompile
 
     settings = _settings(config_file, {**given, "models": models or None})
-    if not precompile(settings):
+    if not precompile(settings, Wishes(page, explain, dry_run, into_repository)):
         sys.exit(1)
 
 
-@main.command()
+@main.group(invoke_without_command=True)
 @URL_OPTION
-@click.option("--json", "as_json", is_flag=True, help="Print what the server answers, for a program to read.")
-def models(url: str, as_json: bool) -> None:
-    """Show the models of a running server: state, reason, backend, inputs and outputs."""
-    from service.client.console import show_models
+@JSON_OPTION
+@click.pass_context
+def models(context: click.Context, url: str, as_json: bool) -> None:
+    """Show the models of a running server, or (show) what the compiler made of one."""
+    if context.invoked_subcommand is None:
+        _list_models(url, as_json)
 
-    if not show_models(url, as_json):
+
+@models.command("list")
+@URL_OPTION
+@JSON_OPTION
+def list_models(url: str, as_json: bool) -> None:
+    """Show the models of a running server: state, reason, what serves them, inputs and outputs."""
+    _list_models(url, as_json)
+
+
+@models.command("show")
+@click.argument("model")
+@click.option("--version", "model_version", default="", help="The version of the model. Default: the highest served.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole manifest, for a program to read.")
+@click.option("--report", "page", type=PAGE, help="Write the page of HTML that `compile --report` writes.")
+@configuration.options(*WHERE)
+@CONFIG_OPTION
+def show_model(
+    model: str, model_version: str, as_json: bool, page: Path | None, config_file: Path | None, **given: Any
+) -> None:
+    """Show what the compiler made of MODEL: its ladder, why the winner won, its hybrid map.
+
+    Reads the cache, so no server needs to run: give the repository, device and threads that the server has.
+    """
+    from service.show import show_model
+
+    settings = _settings(config_file, {**given, "models": (model,)})
+    if not show_model(settings, model_version, as_json, page):
         sys.exit(1)
 
 
@@ -123,7 +175,7 @@ def cache() -> None:
 @configuration.options("cache_dir")
 @CONFIG_OPTION
 def list_cache(config_file: Path | None, **given: Any) -> None:
-    """List the artifacts: key, backend, size, last use."""
+    """List the artifacts: key, model, what serves it, size, last use; also those that were set aside."""
     from service.cache_commands import show_artifacts
 
     show_artifacts(_settings(config_file, given).cache_dir)
@@ -133,7 +185,7 @@ def list_cache(config_file: Path | None, **given: Any) -> None:
 @configuration.options("cache_dir")
 @CONFIG_OPTION
 def verify_cache(config_file: Path | None, **given: Any) -> None:
-    """Check every file of every artifact against its digest."""
+    """Check every file of every artifact against its digest; the exit status is 1 where one is not sound."""
     from service.cache_commands import verify_artifacts
 
     if not verify_artifacts(_settings(config_file, given).cache_dir):
@@ -141,20 +193,30 @@ def verify_cache(config_file: Path | None, **given: Any) -> None:
 
 
 @cache.command("prune")
-@click.option(
-    "--max-size", default="0", show_default=True, help="Keep the most recently used up to this size: 500M, 10G."
-)
+@click.option("--max-size", metavar="SIZE", help="Keep the most recently used up to this size: 500M, 10G.")
+@click.option("--older-than", metavar="AGE", help="Remove what was not used for so long: 12h, 30d, 8w.")
+@click.option("--broken", is_flag=True, help="Remove what was set aside and what is not sound.")
 @configuration.options("cache_dir")
 @CONFIG_OPTION
-def prune_cache(max_size: str, config_file: Path | None, **given: Any) -> None:
-    """Remove the artifacts that were not used for longest. Default: all of them."""
-    from service.cache_commands import parse_size, prune_artifacts
+def prune_cache(
+    max_size: str | None, older_than: str | None, broken: bool, config_file: Path | None, **given: Any
+) -> None:
+    """Remove artifacts, except those that a running server uses. Default: all; several options remove more."""
+    from service.cache_commands import parse_age, parse_size, prune_artifacts
 
     try:
-        size = parse_size(max_size)
+        size = None if max_size is None else parse_size(max_size)
+        age_s = None if older_than is None else parse_age(older_than)
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--max-size") from error
-    prune_artifacts(_settings(config_file, given).cache_dir, size)
+        raise click.UsageError(str(error)) from error
+    prune_artifacts(_settings(config_file, given).cache_dir, size, age_s, broken)
+
+
+def _list_models(url: str, as_json: bool) -> None:
+    from service.client.console import show_models
+
+    if not show_models(url, as_json):
+        sys.exit(1)
 
 
 def _settings(config_file: Path | None, given: dict[str, Any]) -> configuration.Settings:

@@ -5,107 +5,125 @@ Uses the same scan, options and compiler as `serve`, so that what it leaves is w
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 import compiler
-from compiler import Artifact, Progress
-from compiler.cache import Cache
-from compiler.errors import CompileError
-from compiler.manifest import Candidate, Manifest
-from compiler.spec import Target
-from compiler.target import detect_devices, detect_target
-from service.repository.config import to_options
-from service.repository.storage import FoundModel, RepositoryError, scan, source_of
+from compiler import Artifact
+from compiler.errors import CompileError, LoadFailed
+from compiler.explain import explain_miss, known_manifests
+from compiler.key import digest, key_parts
+from compiler.shipping import ship
+from compiler.source import origin_of
+from compiler.spec import Source, Target
+from service.local_models import LocalModel, find_models, find_target
+from service.report.figures import bytes_text, printable, seconds_text
+from service.report.live import Display
+from service.report.page import Compiled, write_page
+from service.report.tables import complain, describe_manifest, make_console
+from service.repository.storage import RepositoryError
 from service.settings import Settings
 
-PLAIN_WIDTH = 140  # where the output is a file or a pipe, lines must not be folded at 80
-COLORS = {"chosen": "green", "failed": "red", "inaccurate": "red"}
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What else to do with each model: a page to write, a miss to explain, nothing to compile, a copy to ship."""
+
+    page: Path | None = None
+    explain: bool = False
+    dry_run: bool = False
+    into_repository: bool = False
 
 
-def precompile(settings: Settings) -> bool:
+def precompile(settings: Settings, wishes: Wishes = Wishes()) -> bool:
     """Compile every chosen version; True where all succeeded."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PLAIN_WIDTH)
+    console = make_console()
     try:
-        target = detect_target(detect_devices()[0] if settings.device == "auto" else settings.device)
-        found = scan(settings.model_repository, settings.models)
+        target = find_target(settings)
+        models = list(find_models(settings))
     except (CompileError, RepositoryError) as error:
-        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        return False
-    cache = Cache(settings.cache_dir)
-    results = [_compile_model(model, settings, target, cache, console) for model in found]  # each, whatever the others
-    return all(results)
-
-
-def _compile_model(model: FoundModel, settings: Settings, target: Target, cache: Cache, console: Console) -> bool:
-    if model.error is not None or model.config is None:
-        console.print(f"{model.name}: {model.error}", style="red", markup=False, soft_wrap=True)
-        return False
-    is_done = True
-    for version in model.versions:
-        title = f"{model.name} version {version}"
+        return complain(console, f"error: {error}")
+    compiled, is_done = [], True
+    for model in models:  # each, whatever becomes of the others
         try:
-            source = source_of(model, version, settings.trust)
-            options = to_options(model.config, settings.threads, settings.compile_timeout_s)
-            with console.status(f"{title}: looking into the cache") as status:
-
-                def report(progress: Progress, title: str = title, status: object = status) -> None:
-                    line = f"{title}: {progress.message} ({progress.elapsed_s:.0f} s)"
-                    if console.is_terminal:
-                        status.update(escape(line))  # type: ignore[attr-defined]
-                    else:
-                        console.print(line, markup=False, highlight=False)
-
-                artifact = compiler.compile(source, options, target, cache, report)
-        except CompileError as error:
-            console.print(f"{title}: {error}", style="red", markup=False, soft_wrap=True)
-            is_done = False
+            done = _take(model, target, wishes, console)
+        except (CompileError, OSError) as error:
+            is_done = complain(console, f"{model.title}: {error}")
         else:
-            _show(title, artifact, console)
+            compiled += [done] if done is not None else []
+    if wishes.page is not None and compiled:
+        is_done = _write(compiled, wishes.page, console) and is_done
     return is_done
 
 
-def _show(title: str, artifact: Artifact, console: Console) -> None:
-    manifest = artifact.manifest
-    origin = "from the cache" if artifact.cached else "compiled"
-    console.print(
-        ladder_table(
-            f"{title}: {manifest.backend} {manifest.precision}, {origin} in {artifact.seconds:.1f} s", manifest
-        )
-    )
+def _take(model: LocalModel, target: Target, wishes: Wishes, console: Console) -> Compiled | None:
+    """The compiled model; None where nothing was to be compiled. Raises CompileError or OSError."""
+    if model.source is None:
+        raise LoadFailed(model.error)
+    if wishes.explain or wishes.dry_run:
+        _explain(model, model.source, target, console)
+    if wishes.dry_run:
+        return None
+    with Display(console, model.title) as display:
+        artifact = compiler.compile(model.source, model.options, target, model.cache, display.hear)
+    _show(model, artifact, console)
+    if wishes.into_repository:
+        _ship(model.source, artifact, console)
+    return Compiled(model.title, artifact.manifest, artifact.cached, artifact.seconds)
 
 
-def ladder_table(title: str, manifest: Manifest) -> Table:
-    """Every candidate: what became of it, how far from the reference, how fast at each batch size."""
-    table = Table(title=escape(title), title_justify="left")
-    buckets = sorted({bucket for rung in manifest.ladder for bucket in rung.milliseconds})
-    for column in (
-        "backend",
-        "precision",
-        "outcome",
-        "error",
-        *(f"ms, batch {bucket}" for bucket in buckets),
-        "build s",
-        "reason",
-    ):
-        table.add_column(column, justify="right" if column.startswith(("ms", "build")) else "left", overflow="fold")
-    for rung in manifest.ladder:
-        table.add_row(*_row(rung, buckets), style=COLORS.get(rung.outcome))
-    return table
+def _show(model: LocalModel, artifact: Artifact, console: Console) -> None:
+    for part in describe_manifest(model.title, artifact.manifest):
+        console.print(part)
+    if artifact.folder.parent in model.cache.shipped:
+        origin = "shipped with the model, looked up"
+    else:
+        origin = "from the cache" if artifact.cached else "compiled"
+    console.print(f"{origin} in {seconds_text(artifact.seconds)}: {artifact.folder}", style="dim", soft_wrap=True)
 
 
-def _row(rung: Candidate, buckets: list[int]) -> list[str]:
-    worst = max((error.relative_l2 for error in rung.errors), default=None)
-    times = [f"{rung.milliseconds[bucket]:.3f}" if bucket in rung.milliseconds else "" for bucket in buckets]
-    return [
-        rung.backend,
-        rung.precision,
-        rung.outcome,
-        "" if worst is None else f"{worst:.1e}",
-        *times,
-        f"{rung.build_seconds:.1f}",
-        escape(rung.reason),
-    ]
+def _explain(model: LocalModel, source: Source, target: Target, console: Console) -> None:
+    """Whether there is an artifact, and if not, what is different from the nearest there is."""
+    if compiler.find(source, model.options, target, model.cache) is not None:
+        console.print(f"{model.title}: hit, nothing has changed", markup=False, soft_wrap=True)
+        return
+    parts = key_parts(source, model.options, target)
+    fault = model.cache.verify(digest(parts)) if (model.cache.root / digest(parts)).exists() else None
+    if fault is not None:
+        console.print(f"{model.title}: miss, its artifact is not sound: {fault}", markup=False, soft_wrap=True)
+        return
+    miss = explain_miss(parts, origin_of(source.folder), known_manifests(model.cache))
+    console.print(f"{model.title}: miss, {_compared(miss.how, len(miss.changes))}", markup=False, soft_wrap=True)
+    width = max((len(change.name) for change in miss.changes), default=0)
+    for change in miss.changes:
+        line = Text(f"  {change.name:<{width}}  ")
+        line.append(printable(change.old if change.old is not None else "(none)"), style="red")
+        line.append(" -> ")
+        line.append(printable(change.new if change.new is not None else "(none)"), style="green")
+        console.print(line, soft_wrap=True)
+
+
+def _compared(how: str, changes: int) -> str:
+    if how.startswith("there is no"):
+        return how
+    if not changes:  # a tool that a rung lacked is here now
+        return f"though the key is that of {how}: a rung was skipped for want of a tool that is here now"
+    return f"compared with {how}"
+
+
+def _ship(source: Source, artifact: Artifact, console: Console) -> None:
+    place = ship(artifact.folder, source.folder)
+    size = sum(entry.size for entry in artifact.manifest.files)
+    console.print(f"shipped with the model: {place}, {bytes_text(size)}", soft_wrap=True)
+
+
+def _write(compiled: list[Compiled], page: Path, console: Console) -> bool:
+    try:
+        write_page(compiled, page)
+    except OSError as error:
+        return complain(console, f"{page} cannot be written: {error.strerror}")
+    console.print(f"report: {page}", soft_wrap=True)
+    return True

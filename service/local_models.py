@@ -1,0 +1,65 @@
+"""The versions of a repository as the compiler takes them: source, options, and the cache with what came along.
+
+Knows nothing of serving. `precompile.py` compiles them and `show.py` looks them up, with the keys that a server has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from compiler.cache import Cache
+from compiler.errors import CompileError
+from compiler.shipping import with_shipped
+from compiler.source import find_source
+from compiler.spec import Options, Source, Target
+from compiler.target import detect_devices, detect_target
+from compiler.trust import check_trust
+from service.repository.config import to_options
+from service.repository.storage import FoundModel, scan
+from service.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """One version. Exactly one of `source` and `error` is there."""
+
+    name: str
+    version: str
+    source: Source | None
+    options: Options
+    cache: Cache
+    error: str = ""
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} {self.version}".strip()
+
+
+def find_target(settings: Settings) -> Target:
+    """The machine that artifacts are for. Raises LoadFailed where the device is not there."""
+    return detect_target(detect_devices()[0] if settings.device == "auto" else settings.device)
+
+
+def find_models(settings: Settings) -> Iterator[LocalModel]:
+    """Every chosen version, also those that cannot be compiled. Raises RepositoryError."""
+    cache = Cache(settings.cache_dir, settings.cache_max_size)
+    for found in scan(settings.model_repository, settings.models):
+        if found.config is None:
+            yield LocalModel(found.name, "", None, Options(), cache, found.error or "it has no configuration")
+            continue
+        for version in found.versions:
+            yield _open(found, version, settings, cache)
+
+
+def _open(found: FoundModel, version: str, settings: Settings, cache: Cache) -> LocalModel:
+    assert found.config is not None, "asked for only where there is one"
+    config = found.config
+    options = to_options(config, settings.threads, settings.compile_timeout_s)
+    trusted = config.trust or settings.trust
+    try:
+        source = find_source(found.folder / version, requires=config.requires, factory=config.factory)
+        check_trust(source, trusted)
+    except CompileError as error:
+        return LocalModel(found.name, version, None, options, cache, str(error))
+    return LocalModel(found.name, version, source, options, with_shipped(cache, source, trusted))
