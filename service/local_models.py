@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from compiler.cache import Cache
 from compiler.errors import CompileError
 from compiler.shipping import with_shipped
-from compiler.source import find_source
 from compiler.spec import Options, Source, Target
 from compiler.target import detect_devices, detect_target
-from compiler.trust import check_trust
 from service.repository.config import to_options
-from service.repository.storage import FoundModel, scan
+from service.repository.storage import FoundModel, scan, source_of
 from service.settings import Settings
 
 
@@ -56,10 +54,9 @@ def _open(found: FoundModel, version: str, settings: Settings, cache: Cache) -> 
     assert found.config is not None, "asked for only where there is one"
     config = found.config
     options = to_options(config, settings.threads, settings.compile_timeout_s)
-    trusted = config.trust or settings.trust
     try:
-        source = find_source(found.folder / version, requires=config.requires, factory=config.factory)
-        check_trust(source, trusted)
+        source = source_of(found, version, settings.trust)
     except CompileError as error:
         return LocalModel(found.name, version, None, options, cache, str(error))
-    return LocalModel(found.name, version, source, options, with_shipped(cache, source, trusted))
+    shipped = with_shipped(cache, source, config.trust or settings.trust)
+    return LocalModel(found.name, version, source, options, shipped)

@@ -6,7 +6,7 @@ Uses `rest.py`; knows no torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,25 @@ def show_models(url: str, as_json: bool) -> bool:
         print(json.dumps(models, indent=1))
         return True
     table = Table()
-    for column in ("model", "version", "state", "backend", "precision", "device", "source", "inputs", "outputs"):
+    for column in ("model", "version", "state", "served by", "device", "source", "inputs", "outputs"):
         table.add_column(column, overflow="fold")
     for model in models:
-        state = model["state"] if not model["reason"] else f"{model['state']}: {model['reason']}"
-        row = [
-            model["name"],
-            model["version"],
-            state,
-            *(model[key] for key in ("backend", "precision", "device", "source")),
-        ]
+        serving = " ".join(filter(None, (model["backend"], model["precision"], model.get("variant", ""))))
+        row = [model["name"], model["version"], describe_state(model), serving, model["device"], model["source"]]
         table.add_row(*(escape(text) for text in [*row, _tensors(model["inputs"]), _tensors(model["outputs"])]))
     _console().print(table)
     return True
+
+
+def describe_state(model: Mapping[str, Any]) -> str:
+    """`READY`, what the compiler still does for it, or why it is not ready; servers of before said nothing of it."""
+    reason, progress = model["reason"], model.get("progress", "")
+    match model.get("optimization", ""):
+        case "compiling" if model["state"] == "READY":
+            return f"READY, a faster artifact is being compiled: {progress}" if progress else "READY, compiling"
+        case "fallback" if model["state"] == "READY":
+            return f"READY as it is, not compiled: {progress}" if progress else "READY as it is, not compiled"
+    return f"{model['state']}: {reason}" if reason else str(model["state"])
 
 
 def infer_files(url: str, model: str, version: str, files: Sequence[Path], top: int) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+UNITS = ("B", "kB", "MB", "GB", "TB")  # powers of 1000, as the settings read them
 
 
 def milliseconds_text(value: float) -> str:
@@ -16,11 +16,11 @@ def milliseconds_text(value: float) -> str:
 
 
 def bytes_text(size: float) -> str:
-    """`1.5 MiB`."""
+    """`1.5 MB`."""
     for unit in UNITS:
-        if size < 1024 or unit == UNITS[-1]:
+        if size < 1000 or unit == UNITS[-1]:
             break
-        size /= 1024
+        size /= 1000
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 

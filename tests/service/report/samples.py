@@ -14,7 +14,7 @@ from compiler.manifest import (
 )
 from compiler.spec import Target, TensorSpec
 
-MIB = 1024 * 1024
+MB = 1000 * 1000
 
 
 def error(relative_l2: float, max_abs: float = 0.0, name: str = "probabilities") -> OutputError:
@@ -32,7 +32,7 @@ CPU_LADDER = (
         0.0,
         240_000,
         accuracy=0.9861,
-        memory=2 * MIB,
+        memory=2 * MB,
     ),
     Candidate(
         "torchscript",
@@ -44,7 +44,7 @@ CPU_LADDER = (
         1.4,
         310_000,
         accuracy=0.9861,
-        memory=3 * MIB,
+        memory=3 * MB,
     ),
     Candidate(
         "torchscript",
@@ -57,7 +57,7 @@ CPU_LADDER = (
         120_000,
         variant="onednn",
         accuracy=0.9833,
-        memory=1 * MIB,
+        memory=1 * MB,
     ),
     Candidate(
         "torchscript",
@@ -114,16 +114,16 @@ HYBRID = HybridMap(
     segments=(
         Segment(
             "tensorrt", "_run_on_acc_0", {"convolution": 14, "silu": 12, "add": 3, "mean": 3}, ("stem", "blocks.0"),
-            602_112, 401_408, 11 * MIB,
+            588_000, 392_000, 11 * MB,
         ),
-        Segment("torch", "_run_on_gpu_1", {"cumsum": 1, "sort": 1}, ("router",), 401_408, 401_412),
+        Segment("torch", "_run_on_gpu_1", {"cumsum": 1, "sort": 1}, ("router",), 392_000, 392_004),
         Segment(
             "tensorrt", "_run_on_acc_2",
             {"convolution": 41, "silu": 38, "mul": 9, "mean": 9, "sigmoid": 9, "add": 6}, ("blocks.1", "blocks.2"),
-            401_412, 5_120, 31 * MIB,
+            392_004, 5_000, 31 * MB,
         ),
-        Segment("torch", "_run_on_gpu_3", {"bincount": 1}, ("count",), 5_120, 4_000),
-        Segment("tensorrt", "_run_on_acc_4", {"linear": 1, "softmax": 1}, ("head",), 4_000, 4_000, 3 * MIB),
+        Segment("torch", "_run_on_gpu_3", {"bincount": 1}, ("count",), 5_000, 3_900),
+        Segment("tensorrt", "_run_on_acc_4", {"linear": 1, "softmax": 1}, ("head",), 3_900, 3_900, 3 * MB),
     ),
     remainders=(
         Remainder("aten.cumsum.default", 1, "no converter in torch-tensorrt 2.11"),
@@ -151,9 +151,9 @@ def gpu_manifest() -> Manifest:
             (error(2.4e-3), error(8e-4, name="features")),
             faster,
             41.0,
-            45 * MIB,
+            45 * MB,
             "static",
-            memory=320 * MIB,
+            memory=320 * MB,
             hybrid=HYBRID,
             ignored=("use_fp32_acc",),
             graphs=(1, 8, 32, 128),
@@ -166,7 +166,7 @@ def gpu_manifest() -> Manifest:
             (),
             {},
             55.0,
-            44 * MIB,
+            44 * MB,
             "dynamic",
             hybrid=HYBRID,
         ),
@@ -184,7 +184,7 @@ def gpu_manifest() -> Manifest:
         max_batch_size=128,
         buckets=(1, 8, 32, 128),
         ladder=ladder,
-        files=(FileEntry("model/model.ts", 45 * MIB, "d4" * 32),),
+        files=(FileEntry("model/model.ts", 45 * MB, "d4" * 32),),
         stage_seconds={"load": 4.0, "reference": 3.1, "build": 96.0, "verify": 14.2, "race": 9.4},
         created="2026-08-01T12:00:00+00:00",
         origin="efficientnet/2",

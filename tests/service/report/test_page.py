@@ -72,7 +72,7 @@ def test_the_hybrid_map_has_its_segments_in_order_what_crosses_and_why() -> None
     kinds = [each.get("class") for each in drawing if each.tag == "div"]
     assert kinds == ["block tensorrt", "block torch", "block tensorrt", "block torch", "block tensorrt"]
     borders = ["".join(each.itertext()) for each in drawing if each.tag == "span"]
-    assert borders == ["588.0 KiB", "392.0 KiB", "392.0 KiB", "5.0 KiB", "3.9 KiB", "3.9 KiB"]
+    assert borders == ["588.0 kB", "392.0 kB", "392.0 kB", "5.0 kB", "3.9 kB", "3.9 kB"]
     text = text_of(tree)
     assert "3 TensorRT engines and 2 parts that stayed in PyTorch" in text
     assert "operators in engines98.04 %" in text
