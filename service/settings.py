@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from service.cores import available_cores
+from service.limits import Chunks, Elements, HeaderBytes, JsonDepth, Limits, Tensors
 from service.validation import find_faults, nearest
 from service.yaml_file import Document, YamlFault, read_document
 
@@ -26,7 +27,6 @@ CONFIG_VARIABLE = "TORCHERE_CONFIG"
 DEFAULT_FILE = Path("torchere.yaml")
 MISSPELT = 0.85  # Kubernetes sets TORCHERE_PORT_8000_TCP and the like: only what is nearly a setting is refused
 CORES_PER_FRONTEND = 4  # parsing and copying take about a quarter of what inference does
-MIB = 1024 * 1024
 GIGABYTE = 10**9
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": GIGABYTE, "T": 10**12}  # as disks are sold
 SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)B?", re.IGNORECASE)
@@ -117,17 +117,34 @@ class Settings(BaseModel):
         description="Seconds that compiling one model may take, unless its model.yaml says.",
     )
     max_body_bytes: int = Field(
-        128 * MIB,  # 128 images FP32 of 3x224x224 are 77 MB: a full batch should fit into one request
+        Limits().body_bytes,
         ge=1024,
         le=2**31 - 1,  # the most that gRPC can carry
         description="Largest request, in bytes, after decompression. Each request in flight may hold as much memory.",
     )
+    max_header_bytes: HeaderBytes = Limits().header_bytes
+    max_chunks: Chunks = Limits().chunks
+    max_json_depth: JsonDepth = Limits().json_depth
+    max_tensors: Tensors = Limits().tensors
+    max_json_values: Elements = Limits().elements
     drain_timeout_s: float = Field(
         30.0, ge=0, allow_inf_nan=False, description="Seconds that accepted requests have to finish after SIGTERM."
     )
     log_format: Literal["human", "json"] = Field("human", description="Log lines for people or, as JSON, for machines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level to log.")
     access_log: bool = Field(False, description="Log a line for every HTTP request.")
+
+    @property
+    def limits(self) -> Limits:
+        """What one HTTP request may hold."""
+        return Limits(
+            self.max_body_bytes,
+            self.max_header_bytes,
+            self.max_chunks,
+            self.max_json_depth,
+            self.max_tensors,
+            self.max_json_values,
+        )
 
 
 def load_settings(config_file: Path | None = None, **given: Any) -> Settings:

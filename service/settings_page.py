@@ -5,7 +5,8 @@ Knows only the fields and their descriptions. `settings.py` reads what the page 
 
 from __future__ import annotations
 
-from service.settings import CONFIG_VARIABLE, DEFAULT_FILE, MIB, Settings, default_text, flag, variable
+from service.limits import MIB
+from service.settings import CONFIG_VARIABLE, DEFAULT_FILE, Settings, default_text, flag, variable
 
 INTRODUCTION = f"""\
 # Configuration
