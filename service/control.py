@@ -5,24 +5,34 @@ Returns plain values (dicts as the protocol's JSON has them); `rest` and `rpc` o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from compiler.spec import TensorSpec
 from service import __version__
+from service.extensions import Extensions, Nobody
 from service.plane import Plane
 from service.repository.catalog import Entry
+from service.statistics import Key, Totals, model_statistics
 
 # Only what works is listed: clients switch features on by these names.
-EXTENSIONS = ("classification", "model_configuration", "binary_tensor_data", "parameters", "schedule_policy")
+EXTENSIONS = (
+    *("classification", "model_configuration", "binary_tensor_data", "parameters", "schedule_policy"),
+    *("statistics", "logging"),
+)
 PLATFORM = "pytorch_torchere"
 CONFIG_BACKEND = "pytorch"
 
 
 class Control:
-    """Answers questions about the service from the plane's catalog."""
+    """Answers questions about the service from the plane's catalog; `extensions` is the door of what changes it."""
 
-    def __init__(self, plane: Plane) -> None:
+    def __init__(
+        self, plane: Plane, extensions: Extensions | None = None, totals: Callable[[], dict[Key, Totals]] = dict
+    ) -> None:
+        self.extensions = extensions or Extensions(plane, Nobody())
         self._plane = plane
+        self._totals = totals
         self.version = __version__
 
     @property
@@ -56,6 +66,16 @@ class Control:
             "inputs": [_tensor_metadata(spec) for spec in entry.inputs],
             "outputs": [_tensor_metadata(spec) for spec in entry.outputs],
         }
+
+    def statistics(self, name: str = "", version: str = "") -> dict[str, Any]:
+        """`{model_stats}` of every version that is ready, of a model's, or of one version. Raises NotFound."""
+        if name and version:
+            entries: tuple[Entry, ...] = (self.entry(name, version),)
+        else:
+            entries = self._plane.catalog.versions(name) if name else self.entries()
+            entries = tuple(entry for entry in entries if entry.is_ready)
+        totals = self._totals()
+        return {"model_stats": [model_statistics(entry.name, entry.version, totals) for entry in entries]}
 
     def model_config(self, name: str, version: str = "") -> dict[str, Any]:
         """Triton's model configuration as JSON, with the field names of its ModelConfig message. Raises as above."""

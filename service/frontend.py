@@ -12,17 +12,21 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import msgspec
 import uvicorn
 import uvloop
 
 from service.control import Control
 from service.engine.client import EngineClients
 from service.engine.link import FrameProtocol, inherited_socket
-from service.engine.messages import Configure, Drain, Snapshot, Started, StartFailed
-from service.observe.logs import set_up_logging
+from service.engine.messages import Answer, Configure, Drain, Followed, Shared, Snapshot, Started, StartFailed
+from service.extensions import Extensions
+from service.observe.logs import follow_log_settings, set_up_logging
 from service.observe.metrics import IN_FLIGHT, RequestMetrics
+from service.parent import ParentLink
 from service.plane import Plane
 from service.ports import HTTP_SOCKET_VARIABLE
 from service.repository.catalog import Catalog
@@ -30,6 +34,7 @@ from service.rest.app import create_app
 from service.rest.protocol import lane_protocol
 from service.rpc.server import RpcServer, start_rpc
 from service.settings import Settings
+from service.statistics import METRICS_VARIABLE, RequestTotals, Tally, read_totals
 
 log = logging.getLogger("torchere.frontend")
 
@@ -57,9 +62,15 @@ class Frontend:
     """Follows the parent's word; `run` returns when it has drained or the parent is gone."""
 
     def __init__(self) -> None:
+        directory = Path(os.environ[METRICS_VARIABLE])
         self._engines = EngineClients()
-        self._plane = Plane(self._engines, RequestMetrics())
+        self._plane = Plane(self._engines, RequestTotals(RequestMetrics(), Tally(directory)))
+        self._parent = ParentLink(lambda ask: self._send(ask))
+        self._control = Control(
+            self._plane, Extensions(self._plane, self._parent), totals=lambda: read_totals(directory)
+        )
         self._orders: asyncio.Queue[Configure | Snapshot | Drain | None] = asyncio.Queue()
+        self._send: Callable[[msgspec.Struct], None] = lambda message: None
         self._http: HttpServer | None = None
         self._rpc: RpcServer | None = None
         self._http_task: asyncio.Task[None] | None = None
@@ -70,22 +81,24 @@ class Frontend:
         loop = asyncio.get_running_loop()
         _, link = await loop.create_connection(
             lambda: FrameProtocol(
-                Configure | Snapshot | Drain,  # type: ignore[arg-type]
-                lambda message, _: self._orders.put_nowait(message),
+                Configure | Snapshot | Drain | Answer,  # type: ignore[arg-type]
+                self._heard,
                 lambda: self._orders.put_nowait(None),
             ),
             sock=inherited_socket(),
         )
+        self._send = link.send
         publishing = asyncio.create_task(self._publish_in_flight())
         configure: Configure | None = None
         while True:
             match await self._orders.get():
                 case Configure() as configure:
                     pass  # it listens when it knows the models: before, it would deny them
-                case Snapshot(entries, engines):
+                case Snapshot(entries, engines, shared):
                     # Engines first: an entry that reads READY must find its engine.
                     await self._engines.follow(engines)
                     self._plane.catalog = Catalog(entries)
+                    self._follow(shared)
                     if self._http is None:
                         assert configure is not None, "the parent's first word"
                         link.send(await self._start(configure))
@@ -95,6 +108,24 @@ class Frontend:
                 case None:
                     break
         publishing.cancel()
+        self._parent.lost()
+
+    def _heard(self, message: Configure | Snapshot | Drain | Answer, _: memoryview) -> None:
+        if isinstance(message, Answer):
+            self._parent.answered(message)
+        else:
+            self._orders.put_nowait(message)
+
+    def _follow(self, shared: Shared) -> None:
+        """Go by what clients have set, and say so: whoever set it waits for every frontend."""
+        extensions = self._control.extensions
+        if shared.number and shared.number == extensions.shared.number:
+            return
+        extensions.shared = shared
+        self._plane.regions.follow(shared.regions)
+        if self._http is not None:
+            follow_log_settings(shared.log)
+        self._send(Followed(shared.number))
 
     async def _publish_in_flight(self) -> None:
         """A gauge is read every few seconds: to set it at every request would cost more than it tells."""
@@ -106,12 +137,12 @@ class Frontend:
         settings = Settings.model_validate_json(configure.settings)
         set_up_logging(settings.log_format, settings.log_level, "frontend")
         self._drain_timeout_s = settings.drain_timeout_s
-        control = Control(self._plane)
+        follow_log_settings(self._control.extensions.shared.log)
         http_socket = socket.socket(fileno=int(os.environ[HTTP_SOCKET_VARIABLE]))
         try:
             self._rpc = await start_rpc(
                 self._plane,
-                control,
+                self._control,
                 host=settings.host,
                 port=settings.grpc_port,
                 max_message_bytes=settings.max_body_bytes,
@@ -121,7 +152,7 @@ class Frontend:
             return StartFailed(
                 f"gRPC on {settings.host}:{settings.grpc_port}: {error}: choose another with --grpc-port"
             )
-        app = create_app(self._plane, control, settings)
+        app = create_app(self._plane, self._control, settings)
         config = uvicorn.Config(
             app,
             # uvicorn writes the access log on the way of ASGI only.

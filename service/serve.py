@@ -24,18 +24,25 @@ from compiler.target import detect_devices, detect_target
 from service.deployment import Deployment
 from service.engine.children import Child, Program
 from service.engine.messages import (
+    Ask,
     ChildMessage,
     Configure,
     EngineAddress,
+    Followed,
     Loaded,
     LoadFailed,
     ParentMessage,
+    SetLogging,
+    Shared,
+    Snapshot,
     Started,
     StartFailed,
 )
 from service.loading import Loader
+from service.observe.logs import follow_log_settings, log_settings_of
 from service.observe.metrics import RESTARTS
 from service.ports import HTTP_SOCKET_VARIABLE, listening_sockets, probe_port
+from service.registrar import Registrar
 from service.repository.catalog import Catalog
 from service.settings import Settings
 
@@ -60,6 +67,12 @@ class Server:
         self._on_settled = on_settled
         self._devices = devices
         self._deployment = Deployment(devices, lambda slot, load: self._engines[slot].send(load), self._publish)
+        self._registrar = Registrar(
+            Shared(log=log_settings_of(settings.log_level)),
+            has_shared_memory=settings.shared_memory == "system",
+            publish=self._publish_shared,
+            reply=lambda index, answer: self._frontends[index].send(answer),
+        )
         self._runtime_directory = Path(tempfile.mkdtemp(prefix="torchere-"))
         self._frontends: list[Child] = []
         self._engines: list[Child] = []
@@ -140,17 +153,9 @@ class Server:
             lambda: [],
             lambda message: self._heard("metrics", message),
         )
-        words = Configure(settings.log_format, settings.log_level, settings=settings.model_dump_json())
         self._sockets = sockets  # they stay open here: a frontend's successor inherits them
         for index, listening in enumerate(sockets):
-            descriptor = listening.fileno()
-            program = Program(
-                f"frontend {index}", "service.frontend", (), (descriptor,), {HTTP_SOCKET_VARIABLE: str(descriptor)}
-            )
-            child = self._child(
-                program, lambda: [words, self._deployment.snapshot()], lambda message: self._heard("http", message)
-            )
-            self._frontends.append(child)
+            self._frontends.append(self._frontend(index, listening.fileno()))
         for slot, device in enumerate(self._devices):
             self._engines.append(self._engine(slot, device))
         for child in [self._sidecar, *self._frontends, *self._engines]:
@@ -170,6 +175,30 @@ class Server:
 
         return Child(program, first_words, on_message, exited)
 
+    def _frontend(self, index: int, descriptor: int) -> Child:
+        settings = self._settings
+
+        def first_words() -> list[ParentMessage]:
+            self._registrar.began(index)
+            return [
+                Configure(settings.log_format, settings.log_level, settings=settings.model_dump_json()),
+                self._snapshot(),
+            ]
+
+        def heard(message: ChildMessage) -> None:
+            match message:
+                case Ask():
+                    self._registrar.ask(index, message)
+                case Followed(number):
+                    self._registrar.followed(index, number)
+                case _:
+                    self._heard("http", message)
+
+        program = Program(
+            f"frontend {index}", "service.frontend", (), (descriptor,), {HTTP_SOCKET_VARIABLE: str(descriptor)}
+        )
+        return self._child(program, first_words, heard, lambda: self._registrar.died(index))
+
     def _engine(self, slot: int, device: str) -> Child:
         generation = 0
 
@@ -185,6 +214,7 @@ class Server:
                     self._settings.threads,
                     str(path),
                 ),
+                SetLogging(self._registrar.shared.log),
                 *self._deployment.orders(slot),
             ]
 
@@ -211,10 +241,20 @@ class Server:
                 self.addresses |= {name: f"{self._settings.host}:{port}" for name, port in ports.items() if port}
         self._settle()
 
+    def _snapshot(self) -> Snapshot:
+        return msgspec.structs.replace(self._deployment.snapshot(), shared=self._registrar.shared)
+
     def _publish(self) -> None:
         for frontend in self._frontends:
-            frontend.send(self._deployment.snapshot())
+            frontend.send(self._snapshot())
         self._settle()
+
+    def _publish_shared(self) -> None:
+        """A client has changed what all processes share."""
+        follow_log_settings(self._registrar.shared.log)
+        for engine in self._engines:
+            engine.send(SetLogging(self._registrar.shared.log))
+        self._publish()
 
     async def _count_seconds(self) -> None:
         """How long models serve on their fallbacks is counted while it lasts."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from service.cores import available_cores
 from service.limits import Chunks, Elements, HeaderBytes, JsonDepth, Limits, Tensors
@@ -127,12 +127,22 @@ class Settings(BaseModel):
     max_json_depth: JsonDepth = Limits().json_depth
     max_tensors: Tensors = Limits().tensors
     max_json_values: Elements = Limits().elements
+    shared_memory: Literal["off", "system"] = Field(
+        "off",
+        description="system: clients of this machine may pass tensors in /dev/shm. They name any file there that the "
+        "server may open, so switch it on only where every client is trusted.",
+    )
     drain_timeout_s: float = Field(
         30.0, ge=0, allow_inf_nan=False, description="Seconds that accepted requests have to finish after SIGTERM."
     )
     log_format: Literal["human", "json"] = Field("human", description="Log lines for people or, as JSON, for machines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level to log.")
     access_log: bool = Field(False, description="Log a line for every HTTP request.")
+
+    @field_validator("shared_memory", mode="before")
+    @classmethod
+    def _read_off(cls, value: Any) -> Any:
+        return "off" if value is False else value  # which is what YAML makes of a plain off
 
     @property
     def limits(self) -> Limits:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # names the directory, which the metrics share
 FILE_PREFIX = "statistics-"
 KEY_BYTES = 160  # a name has at most 128 characters, a version 19 digits
 WORD = 8

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import msgspec
 
+from service.observe.logs import LogSettings
 from service.repository.catalog import Entry
+from service.shared_memory import Region
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -69,11 +71,24 @@ class EngineAddress(msgspec.Struct, frozen=True, array_like=True):
     generation: int
 
 
+TraceSettings = dict[str, dict[str, tuple[str, ...]]]  # by model, "" for all of them, then by setting
+
+
+class Shared(msgspec.Struct, frozen=True, array_like=True):
+    """What clients have set for the whole service; `number` grows with each change."""
+
+    number: int = 0
+    regions: tuple[Region, ...] = ()
+    trace: TraceSettings = {}
+    log: LogSettings = LogSettings()
+
+
 class Snapshot(Message, frozen=True):
-    """What a frontend serves from now on, and the engines it may use."""
+    """What a frontend serves from now on, the engines it may use, and what clients have set."""
 
     entries: tuple[Entry, ...]
     engines: tuple[EngineAddress, ...]
+    shared: Shared = Shared()
 
 
 class Configure(Message, frozen=True):
@@ -85,6 +100,7 @@ class Configure(Message, frozen=True):
     threads: int = 0
     socket_path: str = ""
     settings: str = ""
+    runtime_directory: str = ""
 
 
 class Drain(Message, frozen=True):
@@ -139,6 +155,64 @@ class LoadFailed(Message, frozen=True):
     reason: str
 
 
+# What clients ask for through any frontend, for the whole service: from a frontend to the parent, and back.
+
+
+class RegisterRegion(Message, frozen=True):
+    """Make shared memory known."""
+
+    region: Region
+
+
+class UnregisterRegions(Message, frozen=True):
+    """Forget that region, or all where `name` is ""."""
+
+    name: str
+
+
+class ChangeTrace(Message, frozen=True):
+    """Set trace settings of a model, or of all where `model` is ""; None: back to the default."""
+
+    model: str
+    changes: dict[str, tuple[str, ...] | None]
+
+
+class ChangeLog(Message, frozen=True):
+    """Set these log settings, which have been checked."""
+
+    changes: dict[str, bool | int | str]
+
+
+Change = RegisterRegion | UnregisterRegions | ChangeTrace | ChangeLog
+
+
+class Ask(Message, frozen=True):
+    """A client of this frontend wants something changed; answered when every frontend knows."""
+
+    id: int
+    change: Change
+
+
+class Followed(Message, frozen=True):
+    """This frontend goes by what was shared under this number."""
+
+    number: int
+
+
+class Answer(Message, frozen=True):
+    """What was asked under `id` is done; or else why not, `code` being a service.errors.Code."""
+
+    id: int
+    code: str = ""
+    message: str = ""
+
+
+class SetLogging(Message, frozen=True):
+    """To engines: log so from now on."""
+
+    log: LogSettings
+
+
 DataMessage = Infer | Cancel | Result | Failure
-ParentMessage = Configure | Snapshot | Drain | Load
-ChildMessage = Started | StartFailed | Loaded | LoadFailed
+ParentMessage = Configure | Snapshot | Drain | Load | Answer | SetLogging
+ChildMessage = Started | StartFailed | Loaded | LoadFailed | Ask | Followed

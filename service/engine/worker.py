@@ -28,28 +28,32 @@ from service.engine.messages import (
     Load,
     Loaded,
     LoadFailed,
+    SetLogging,
     Started,
 )
 from service.engine.models import Pending, ServedModel
 from service.engine.transport import split
 from service.errors import Code
-from service.observe.logs import set_up_logging
+from service.observe.logs import follow_log_settings, set_up_logging
 from service.observe.metrics import EngineMetrics
 from service.repository.catalog import Entry
 from service.runtime.device import Device
 from service.runtime.runner import Runner
+from service.statistics import METRICS_VARIABLE, BatchTotals, Tally
 
 log = logging.getLogger("torchere.engine")
 
 SWITCH_INTERVAL_S = 0.0005  # the default 5 ms lets the reading thread hold the lock while a finished batch waits
+Order = Load | Drain | Configure | SetLogging
 BROKEN_DEVICE_EXIT = 70  # EX_SOFTWARE: the parent starts a new process, the only cure for a poisoned CUDA context
 
 
 class Engine:
     """All models of one device. `handle` runs on the listener's thread, loading on a thread of its own."""
 
-    def __init__(self, configure: Configure, link: BlockingLink[Load | Drain | Configure]) -> None:
+    def __init__(self, configure: Configure, link: BlockingLink[Order], tally: Tally) -> None:
         self._device = Device(configure.device, configure.threads)
+        self._tally = tally
         self._link = link
         self._models: dict[tuple[str, str], ServedModel] = {}
         self._orders: queue.Queue[Load] = queue.Queue()
@@ -101,11 +105,13 @@ class Engine:
             reason = f"{type(error).__name__}: {error}"
             self._link.send(LoadFailed(entry.name, entry.version, order.generation, reason))
             return
-        served = self._models.get((entry.name, entry.version))
+        key = entry.name, entry.version
+        served = self._models.get(key)
         if served is None:
-            served = ServedModel(entry, runners, self._device, EngineMetrics(entry.name, entry.version))
+            counter = BatchTotals(EngineMetrics(*key), self._tally, *key)
+            served = ServedModel(entry, runners, self._device, counter)
             served.start(on_broken=_leave)
-            self._models[entry.name, entry.version] = served
+            self._models[key] = served
         else:
             served.replace_runners(runners)
         self._link.send(Loaded(entry.name, entry.version, order.generation, time.monotonic() - started))
@@ -144,18 +150,20 @@ def _leave(reason: str) -> None:
 def main() -> None:
     """Serve until the parent says Drain or is gone."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    link: BlockingLink[Load | Drain | Configure] = BlockingLink(
+    link: BlockingLink[Order] = BlockingLink(
         inherited_socket(),
-        Load | Drain | Configure,  # type: ignore[arg-type]
+        Order,  # type: ignore[arg-type]
     )
     engine: Engine | None = None
     for message in link:
         match message:
             case Configure():
                 set_up_logging(message.log_format, message.log_level, f"engine {message.device}")
-                engine = Engine(message, link)
+                engine = Engine(message, link, Tally(Path(os.environ[METRICS_VARIABLE])))
                 Listener(message.socket_path, engine).start()
                 link.send(Started(os.getpid(), path=message.socket_path))
+            case SetLogging(settings):
+                follow_log_settings(settings)
             case Load() if engine is not None:
                 engine.order(message)
             case Drain() if engine is not None:

@@ -1,0 +1,81 @@
+"""The door of what changes the service for all of its clients: shared memory regions, trace and log settings.
+
+Reads what the last snapshot shared; changes go to the parent, so that every frontend knows of them when a client is
+answered. `control.py` holds it; `rest/v2_admin.py` and `rpc/admin.py` translate. Knows no protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from service import tuning
+from service.engine.messages import Change, ChangeLog, ChangeTrace, RegisterRegion, Shared, UnregisterRegions
+from service.errors import Unsupported
+from service.parent import Parent
+from service.plane import Plane
+from service.shared_memory import CUDA_REASON, Region, region_status
+
+
+class Nobody:
+    """A parent that changes nothing."""
+
+    async def ask(self, change: Change) -> None:
+        raise Unsupported("this server takes no changes: it runs without its parent")
+
+
+class Extensions:
+    """`extensions.shared` is replaced at each snapshot."""
+
+    def __init__(self, plane: Plane, parent: Parent) -> None:
+        self.shared = Shared()
+        self._plane = plane
+        self._parent = parent
+
+    def __repr__(self) -> str:
+        return f"<Extensions {self.shared!r}>"
+
+    def regions(self, name: str = "") -> tuple[Region, ...]:
+        """That region of system shared memory, or all. Raises NotFound."""
+        return region_status(self.shared.regions, name)
+
+    async def register_region(self, region: Region) -> None:
+        """Raises Unsupported, InvalidInput or AlreadyExists."""
+        await self._parent.ask(RegisterRegion(region))
+
+    async def unregister_regions(self, name: str = "") -> None:
+        """That region, or all; one that is not registered is none to unregister."""
+        if not self.shared.regions:
+            return  # clients do this at every start, whether they use shared memory or not
+        await self._parent.ask(UnregisterRegions(name))
+
+    def register_cuda_region(self) -> None:
+        """Raises Unsupported, always. There being no such regions, to list and to unregister them is easily done."""
+        raise Unsupported(CUDA_REASON)
+
+    def trace_settings(self, model: str = "") -> dict[str, tuple[str, ...]]:
+        """The settings of a model, or of all. Raises NotFound."""
+        self._check_model(model)
+        return tuning.trace_settings(self.shared.trace, model)
+
+    async def change_trace(self, model: str, given: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+        """The settings after the change. Raises NotFound or InvalidInput."""
+        self._check_model(model)
+        changes = tuning.read_trace_changes(given)
+        if changes:
+            await self._parent.ask(ChangeTrace(model, changes))
+        return self.trace_settings(model)
+
+    def log_settings(self) -> dict[str, Any]:
+        """The settings by which every process logs."""
+        return tuning.log_settings(self.shared.log)
+
+    async def change_log(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings after the change. Raises InvalidInput."""
+        if tuning.change_log(self.shared.log, given) != self.shared.log:
+            await self._parent.ask(ChangeLog(dict(given)))
+        return self.log_settings()
+
+    def _check_model(self, model: str) -> None:
+        if model:
+            self._plane.catalog.versions(model)
