@@ -23,7 +23,7 @@ from service.local_models import LocalModel, find_models, find_target
 from service.report.figures import bytes_text, printable, seconds_text
 from service.report.live import Display
 from service.report.page import Compiled, write_page
-from service.report.tables import complain, describe_manifest, make_console
+from service.report.tables import complain, make_console, print_manifest
 from service.repository.storage import RepositoryError
 from service.settings import Settings
 
@@ -76,8 +76,7 @@ def _take(model: LocalModel, target: Target, wishes: Wishes, console: Console) -
 
 
 def _show(model: LocalModel, artifact: Artifact, console: Console) -> None:
-    for part in describe_manifest(model.title, artifact.manifest):
-        console.print(part)
+    print_manifest(console, model.title, artifact.manifest)
     if artifact.folder.parent in model.cache.shipped:
         origin = "shipped with the model, looked up"
     else:

@@ -15,7 +15,7 @@ from compiler.errors import CompileError
 from compiler.spec import Target
 from service.local_models import LocalModel, find_models, find_target
 from service.report.page import Compiled, write_page
-from service.report.tables import complain, describe_manifest, make_console
+from service.report.tables import complain, make_console, print_manifest
 from service.repository.storage import RepositoryError
 from service.settings import Settings
 
@@ -38,8 +38,7 @@ def show_model(settings: Settings, version: str, as_json: bool, page: Path | Non
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(artifact.manifest), indent=1).decode())
         return True
-    for part in describe_manifest(model.title, artifact.manifest):
-        console.print(part)
+    print_manifest(console, model.title, artifact.manifest)
     console.print(f"{artifact.folder}", style="dim", soft_wrap=True)
     return True
 

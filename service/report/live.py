@@ -15,12 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from compiler import Progress, RungState
+from compiler.journal import STATES
 from service.report.figures import printable, seconds_text
 from service.report.tables import STYLES
 
 REFRESHES_PER_S = 8
 MARKS = {"waiting": "·", "built": "○", "chosen": "●", "slower": "○", "skipped": "–", "unsupported": "–"}
 LOST = "×"  # failed, inaccurate
+TOLD = ("built", "failed", "skipped", "unsupported", "inaccurate")
 BUSY = ("building", "verifying", "racing")
 
 
@@ -97,14 +99,24 @@ def stage_text(progress: Progress) -> str:
 
 
 def find_news(before: Progress | None, now: Progress) -> list[str]:
-    """What a listener of lines has not heard yet: a stage or candidate that begins, a rung that has an outcome."""
+    """What a listener of lines has not heard yet: a stage or candidate that begins, a rung that was built or lost.
+
+    Who won is left to the table at the end.
+    """
     lines = []
     known = {rung.name: rung.state for rung in before.rungs} if before else {}
     for rung in now.rungs:
-        if rung.state not in ("waiting", *BUSY) and known.get(rung.name) != rung.state:
+        if rung.state in TOLD and known.get(rung.name) != rung.state:
             seconds = f" in {seconds_text(rung.seconds)}" if rung.state == "built" else ""
             reason = f": {' '.join(rung.reason.split())}" if rung.reason else ""
             lines.append(printable(f"{rung.name}: {rung.state}{seconds}{reason}"))
-    if before is None or (before.stage, before.candidate, before.message) != (now.stage, now.candidate, now.message):
-        lines.append(f"{stage_text(now)} ({seconds_text(now.elapsed_s)})")
+    if before is None or _doing(before) != _doing(now):
+        lines.append(printable(f"{_doing(now)} ({seconds_text(now.elapsed_s)})"))
     return lines
+
+
+def _doing(progress: Progress) -> str:
+    """`building torchscript fp32`: what changes a few times for each rung, unlike the message."""
+    if progress.candidate is None:
+        return progress.stage
+    return f"{STATES.get(progress.stage, progress.stage)} {progress.candidate}"

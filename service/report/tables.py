@@ -9,12 +9,13 @@ from collections.abc import Iterator
 
 from rich import box
 from rich.console import Console, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from compiler.manifest import Candidate, HybridMap, Manifest, Segment
 from service.report.facts import batch_text, describe_accuracy, describe_gain, timed_batches, worst_error
-from service.report.figures import bytes_text, error_text, milliseconds_text, percent_text, printable
+from service.report.figures import bytes_text, error_text, milliseconds_text, percent_text, printable, seconds_text
 
 PLAIN_WIDTH = 160  # where the output is a file or a pipe, lines must not be folded at 80
 STYLES = {
@@ -25,6 +26,7 @@ STYLES = {
     "unsupported": "dim",
 }
 OPERATORS_SHOWN = 6  # of one segment; the page shows all
+_WIDE = Console(width=10_000)  # measures what a table needs, were there room
 
 
 def make_console(stderr: bool = False) -> Console:
@@ -39,12 +41,19 @@ def complain(console: Console, sentence: str) -> bool:
     return False
 
 
-def describe_manifest(title: str, manifest: Manifest) -> Iterator[RenderableType]:
-    """What to print, one part after the other, below the title of a model."""
+def print_manifest(console: Console, title: str, manifest: Manifest) -> None:
+    """All that is to be said of an artifact, below the title of its model."""
+    for part in describe_manifest(title, manifest, console.width):
+        console.print(part)
+
+
+def describe_manifest(title: str, manifest: Manifest, width: int) -> Iterator[RenderableType]:
+    """What to print on a console of `width` columns, one part after the other."""
     yield headline(title, manifest)
-    yield ladder_table(manifest)
+    yield ladder_table(manifest, width)
     reasons = reason_table(manifest)
     if reasons.row_count:
+        yield Text("")
         yield reasons
     hybrid = manifest.chosen.hybrid
     if hybrid is not None:
@@ -64,27 +73,55 @@ def headline(title: str, manifest: Manifest) -> Text:
     return text
 
 
-def ladder_table(manifest: Manifest) -> Table:
-    """Every rung: what became of it, how far from the reference, how fast at each batch size, what it takes."""
+def ladder_table(manifest: Manifest, width: int) -> Table:
+    """Every rung: what became of it, how far from the reference, how fast at each batch size, what it takes.
+
+    Where that is wider than `width`, fewer batch sizes are shown, then no sizes and memory.
+    """
     batches = timed_batches(manifest)
-    has_accuracy = manifest.reference_accuracy is not None
-    has_memory = any(rung.memory for rung in manifest.ladder)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in ("backend", "precision", "outcome"):
-        table.add_column(column, no_wrap=True)
-    columns = ["error", *(["top-1"] if has_accuracy else [])]
-    columns += [("ms, " if index == 0 else "") + batch_text(batch) for index, batch in enumerate(batches)]
-    columns += [*(["memory"] if has_memory else []), "size", "build s"]
-    for column in columns:
-        table.add_column(column, justify="right")
-    for rung in manifest.ladder:
-        accuracy = [] if not has_accuracy else [percent_text(rung.accuracy) if rung.accuracy is not None else ""]
-        times = [milliseconds_text(rung.milliseconds[batch]) if batch in rung.milliseconds else "" for batch in batches]
-        memory = [] if not has_memory else [bytes_text(rung.memory) if rung.memory else ""]
-        size = bytes_text(rung.size) if rung.size else ""
-        cells = [*_names(rung), _error(rung), *accuracy, *times, *memory, size, f"{rung.build_seconds:.1f}"]
+    few = tuple(sorted({batches[0], batches[len(batches) // 2], batches[-1]})) if batches else ()
+    for shown, has_sizes in ((batches, True), (few, True), (few[::2], True), (few[::2], False)):
+        table = _ladder_table(manifest, shown, has_sizes)
+        if Measurement.get(_WIDE, _WIDE.options, table).maximum <= width:
+            break
+    return table
+
+
+def _ladder_table(manifest: Manifest, batches: tuple[int, ...], has_sizes: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for column in ("rung", "outcome"):
+        table.add_column(column, no_wrap=True, vertical="bottom")
+    rows = [_figures(rung, batches) for rung in manifest.ladder]
+    names = [name for name in (rows[0] if rows else ()) if has_sizes or name not in ("memory", "size")]
+    names = [name for name in names if any(row[name] for row in rows)]
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
+    for rung, row in zip(manifest.ladder, rows, strict=True):
+        cells = [rung.rung.name, rung.outcome, *(row[name] for name in names)]
         table.add_row(*(Text(printable(cell)) for cell in cells), style=STYLES.get(rung.outcome))
     return table
+
+
+def _figures(rung: Candidate, batches: tuple[int, ...]) -> dict[str, str]:
+    """The cells of a rung by the heading of their column; "" where it has no such figure."""
+    worst = worst_error(rung)
+    times = {_heading(batch, batch == batches[0]): _time(rung, batch) for batch in batches}
+    return {
+        "error": "" if worst is None else error_text(worst.relative_l2),
+        "top-1": "" if rung.accuracy is None else percent_text(rung.accuracy),
+        **times,
+        "memory": bytes_text(rung.memory) if rung.memory else "",
+        "size": bytes_text(rung.size) if rung.size else "",
+        "build": seconds_text(rung.build_seconds) if rung.build_seconds else "",
+    }
+
+
+def _heading(batch: int, is_first: bool) -> str:
+    return f"ms at\n{batch_text(batch)}" if is_first else f"\n{batch}"
+
+
+def _time(rung: Candidate, batch: int) -> str:
+    return milliseconds_text(rung.milliseconds[batch]) if batch in rung.milliseconds else ""
 
 
 def reason_table(manifest: Manifest) -> Table:
@@ -106,7 +143,7 @@ def describe_hybrid(hybrid: HybridMap) -> Iterator[RenderableType]:
         f"\n{hybrid.engines} TensorRT engines hold {percent_text(hybrid.operator_coverage)} of the operators "
         f"and {percent_text(hybrid.parameter_coverage)} of the parameters"
     )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for column in ("", "segment", "operators", "in", "out", "which"):
         table.add_column(column, justify="right" if column in ("operators", "in", "out") else "left")
     for segment in hybrid.segments:
@@ -123,15 +160,6 @@ def describe_hybrid(hybrid: HybridMap) -> Iterator[RenderableType]:
     for remainder in hybrid.remainders:
         count = f" ({remainder.count} times)" if remainder.count > 1 else ""
         yield Text(printable(f"{remainder.operator}{count} stayed in PyTorch: {remainder.reason}"))
-
-
-def _names(rung: Candidate) -> tuple[str, str, str]:
-    return rung.backend, f"{rung.precision} {rung.variant}".strip(), rung.outcome
-
-
-def _error(rung: Candidate) -> str:
-    worst = worst_error(rung)
-    return "" if worst is None else error_text(worst.relative_l2)
 
 
 def _operators(segment: Segment) -> str:

@@ -13,15 +13,13 @@ from compiler.manifest import Manifest
 from service.report.facts import describe_accuracy, describe_gain
 from service.report.figures import bytes_text, count_text, milliseconds_text, percent_text, printable, seconds_text
 from service.report.live import Display, find_news
-from service.report.tables import describe_manifest
+from service.report.tables import print_manifest
 from tests.service.report.samples import cpu_manifest, gpu_manifest
 
 
 def shown(manifest: Manifest, width: int = 200) -> str:
     stream = io.StringIO()
-    console = Console(file=stream, width=width)
-    for part in describe_manifest("digits 1", manifest):
-        console.print(part)
+    print_manifest(Console(file=stream, width=width), "digits 1", manifest)
     return stream.getvalue()
 
 
@@ -52,7 +50,7 @@ def test_the_ladder_has_every_rung_with_its_figures_and_reasons() -> None:
     assert "digits 1  torchscript int8 onednn  2.7x to 3.0x as fast as eager  top-1 98.61 % before" in text
     row = next(line.split() for line in text.splitlines() if "chosen" in line)
     assert row == (
-        "torchscript int8 onednn chosen 1.9e-02 98.33 % 0.150 0.310 1.66 1.0 MB 120.0 kB 6.2".split()  # noqa: SIM905
+        "torchscript int8 onednn chosen 1.9e-02 98.33 % 0.150 0.310 1.66 1.0 MB 120.0 kB 6.2 s".split()  # noqa: SIM905
     )
     assert all(rung.reason in text for rung in manifest.ladder)
 
@@ -62,6 +60,17 @@ def test_without_samples_and_memory_their_columns_are_left_out() -> None:
     text = shown(msgspec.structs.replace(cpu_manifest(), ladder=ladder, reference_accuracy=None))
     assert "top-1" not in text.splitlines()[2]
     assert "memory" not in text.splitlines()[2]
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_a_narrow_terminal_gets_fewer_batch_sizes_and_whole_figures(width: int) -> None:
+    times = {1: 0.151, 2: 0.22, 4: 0.25, 8: 0.31, 16: 0.5, 32: 0.9, 64: 1.66}
+    ladder = tuple(msgspec.structs.replace(rung, milliseconds=times) for rung in cpu_manifest().ladder)
+    lines = shown(msgspec.structs.replace(cpu_manifest(), ladder=ladder), width).splitlines()
+    row = next(line for line in lines if "chosen" in line).rstrip()
+    assert len(row) <= width
+    assert ("0.151" in row, "1.66" in row, "0.220" in row) == (True, True, width > 100)
+    assert "…" not in row
 
 
 def test_the_hybrid_map_is_listed_in_order() -> None:
@@ -86,7 +95,7 @@ BUILDING = Progress("build", "torchscript fp32", 3.2, "tracing", RUNGS)
 
 
 def test_only_what_is_new_is_told() -> None:
-    assert find_news(None, BUILDING) == ["eager fp32: built in 0.1 s", "build torchscript fp32: tracing (3.2 s)"]
+    assert find_news(None, BUILDING) == ["eager fp32: built in 0.1 s", "building torchscript fp32 (3.2 s)"]
     later = msgspec.structs.replace(BUILDING, elapsed_s=9.0)
     assert find_news(BUILDING, later) == []
     lost = RungState("torchscript fp32", "failed", 1.0, "it\ncrashed")
@@ -101,7 +110,7 @@ def test_a_pipe_gets_lines() -> None:
         display.hear(BUILDING)
     assert stream.getvalue().splitlines() == [
         "[b]digits[/b] 1: eager fp32: built in 0.1 s",
-        "[b]digits[/b] 1: build torchscript fp32: tracing (3.2 s)",
+        "[b]digits[/b] 1: building torchscript fp32 (3.2 s)",
     ]
 
 
