@@ -104,6 +104,10 @@ class Plane:
             model = request.model if version else ""
             self._counter.finished(model, version, request.protocol, outcome, self._clock() - started, rows)
 
+    def version_of(self, model: str, alias: str) -> str:
+        """The version that an alias of a model stands for now. Raises NotFound."""
+        return self.catalog.aliased(model, alias).version
+
     def refused(self, request: InferRequest, error: ServiceError) -> None:
         """Count a request that could not even be translated."""
         version = request.version if self.catalog.has(request.model, request.version) else ""
@@ -143,7 +147,9 @@ class Plane:
         )
         if request.outputs:
             outputs = _choose(outputs, wanted, entry)
-        return InferResponse(entry.name, entry.version, request.id, outputs, result.phases)
+        return InferResponse(
+            entry.name, entry.version, request.id, outputs, result.phases, batch=result.batch, bucket=result.bucket
+        )
 
     def _deadline(self, request: InferRequest, entry: Entry) -> float | None:
         """The earliest of the client's own deadline and the request's timeout, else the model's default timeout."""

@@ -86,8 +86,8 @@ class InferRequest(msgspec.Struct, frozen=True):
 class InferResponse(msgspec.Struct, frozen=True):
     """The answer: outputs in the order asked for, or the model's own.
 
-    `phases_ns` are the nanoseconds of queue, stack, copy in, compute and copy out. The outputs that `shared` names were
-    written to shared memory, and come without data.
+    `phases_ns` are the nanoseconds of queue, stack, copy in, compute and copy out; `batch` rows of requests were run
+    together, padded to `bucket`. The outputs that `shared` names were written to shared memory, and come without data.
     """
 
     model: str
@@ -96,6 +96,8 @@ class InferResponse(msgspec.Struct, frozen=True):
     outputs: tuple[Tensor, ...]
     phases_ns: tuple[int, ...] = ()
     shared: dict[str, Placement] = {}
+    batch: int = 0
+    bucket: int = 0
 
 
 def elements(shape: tuple[int, ...]) -> int:

@@ -60,6 +60,7 @@ class Entry(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     optimization: Optimization = ""
     progress: str = ""
+    aliases: tuple[str, ...] = ()  # names that stand for this version: "stable", "canary"
 
     @property
     def is_ready(self) -> bool:
@@ -121,6 +122,16 @@ class Catalog:
             raise NotFound(f"model '{name}' has no version '{version}': its versions are {known}")
         default = self._defaults.get(name)
         return default if default is not None else self.versions(name)[-1]
+
+    def aliased(self, name: str, alias: str) -> Entry:
+        """The version that `alias` stands for, the highest where it stands for several. Raises NotFound."""
+        versions = self.versions(name)
+        found = next((entry for entry in reversed(versions) if alias in entry.aliases), None)
+        if found is None:
+            known = ", ".join(sorted({each for entry in versions for each in entry.aliases}))
+            hint = f"its labels are {known}" if known else "it has none: name a version, or leave it out"
+            raise NotFound(f"model '{name}' has no label '{alias}': {hint}")
+        return found
 
     def has(self, name: str, version: str = "") -> bool:
         """Whether there is such a model, and such a version of it."""
