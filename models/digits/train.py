@@ -1,5 +1,8 @@
 """Trains the digits model in seconds and writes its weights, and how well it does on pictures it has not seen.
 
+Beside the weights lie training pictures to calibrate INT8 on, and the held-out ones with their digits, by which the
+compiler judges every candidate.
+
     python models/digits/train.py
 
 Knows nothing of serving. `1/model.py` is the network; `metrics.json` is what its accuracy is later compared with.
@@ -26,6 +29,7 @@ HELD_OUT = 0.3  # of 1797 pictures, 540: one error is 0.2 %
 EPOCHS = 40
 BATCH = 64
 LEARNING_RATE = 2e-3
+CALIBRATION = 256  # training pictures; the ranges of INT8 no longer move after half as many
 
 
 def split_digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -60,8 +64,13 @@ def count_right(model: nn.Module, images: Tensor, labels: Tensor) -> int:
         return int((model(image=images)["probabilities"].argmax(1) == labels).sum())
 
 
+def save_samples(path: Path, images: Tensor, labels: Tensor) -> None:
+    """Labelled pictures in the form that the compiler reads."""
+    save_file({"image": images.contiguous(), "label": labels.contiguous()}, path)
+
+
 def main(out: Path) -> None:
-    """Train, then write `1/model.safetensors` and `metrics.json` under `out`."""
+    """Train, then write the files of `1/` and `metrics.json` under `out`."""
     torch.manual_seed(SEED)
     model = runpy.run_path(str(HERE / "1" / "model.py"))["create_model"]()
     images, labels, held_out_images, held_out_labels = split_digits()
@@ -85,6 +94,8 @@ def main(out: Path) -> None:
     }
     (out / "1").mkdir(parents=True, exist_ok=True)
     save_file(model.state_dict(), out / "1" / "model.safetensors")
+    save_file({"image": images[:CALIBRATION].contiguous()}, out / "1" / "calibration.safetensors")
+    save_samples(out / "1" / "samples.safetensors", held_out_images, held_out_labels)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     print(f"{right} of {len(held_out_labels)} held-out pictures are right: {metrics['accuracy']:.2%}")
 

@@ -1,0 +1,109 @@
+"""INT8 for TorchScript on a CPU, by torch.ao: layers become quantised ones, which TorchScript saves and runs.
+
+Static: activations are quantised with ranges found on calibration data, by the recipe of the engine that will run them.
+Dynamic: only Linear layers, whose inputs are measured at each call. Trained: FakeQuantize modules know their ranges.
+
+Knows nothing of TorchScript. torch.ao traces or replaces modules written in Python; `pt2e.py` takes any program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.ao.quantization import (
+    FakeQuantizeBase,
+    convert,
+    get_default_qconfig_mapping,
+    per_channel_dynamic_qconfig,
+)
+from torch.ao.quantization import quantize_dynamic as replace_linears
+from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+from compiler.errors import BuildFailed
+from compiler.load import Opened
+from compiler.quantize.engine import engine_of, packed_by, quiet_torch_ao
+
+OBSERVED = "_observed_graph_module_attrs"  # where prepare_fx and prepare_qat_fx leave what convert_fx needs
+
+
+def check_source(opened: Opened) -> None:
+    """Raises BuildFailed for a model that is not made of Python modules."""
+    if opened.program is not None or opened.kind == "torchscript":
+        what = "a TorchScript file" if opened.program is None else "an exported program"
+        raise BuildFailed(
+            f"torch.ao quantises the layers of a Python module, and {what} has none left: "
+            "inductor quantises it (pt2e), or give the model as model.py with model.safetensors"
+        )
+
+
+def quantize_static(opened: Opened, batches: Sequence[tuple[Tensor, ...]], engine: str) -> Opened:
+    """The model with quantised layers, calibrated on `batches`. Raises BuildFailed."""
+    if not batches:
+        raise BuildFailed("static INT8 needs calibration data: put calibration.safetensors beside the model's file")
+    with packed_by(engine), quiet_torch_ao():
+        mapping = get_default_qconfig_mapping(engine)
+        try:
+            with torch.no_grad():
+                prepared = prepare_fx(opened.module, mapping, batches[0])
+                for batch in batches:
+                    prepared(*batch)
+                converted = convert_fx(prepared)
+        except Exception as error:  # torch.fx and torch.ao raise many kinds
+            raise BuildFailed(f"torch.ao cannot quantise the model: {_explain(error)}") from error
+    return _checked(opened, converted)
+
+
+def quantize_dynamic(opened: Opened) -> Opened:
+    """The model with Linear layers of INT8 weights, a scale for each output channel. Raises BuildFailed."""
+    with packed_by(engine_of("dynamic")), quiet_torch_ao():
+        converted = replace_linears(  # type: ignore[no-untyped-call]
+            opened.module, {nn.Linear: per_channel_dynamic_qconfig}, inplace=True
+        )
+    return _checked(opened, converted)
+
+
+def convert_trained(opened: Opened, engine: str) -> Opened:
+    """A model that was trained with FakeQuantize modules, as quantised layers of the ranges it learned.
+
+    Raises BuildFailed.
+    """
+    with packed_by(engine), quiet_torch_ao(), torch.no_grad():
+        try:
+            converted = replace_observed(opened.module, convert_fx)
+            if any(isinstance(module, FakeQuantizeBase) for module in converted.modules()):
+                # Prepared layer by layer (prepare_qat), not as a graph.
+                converted = convert(converted)  # type: ignore[no-untyped-call]
+        except Exception as error:
+            raise BuildFailed(f"torch.ao cannot convert the trained quantisers: {_explain(error)}") from error
+    return _checked(opened, converted)
+
+
+def replace_observed(module: nn.Module, conversion: Any) -> nn.Module:
+    """`module` with each graph that prepare_qat_fx made, itself or inside, put through `conversion`."""
+    if isinstance(module, fx.GraphModule) and OBSERVED in module.meta:
+        converted: nn.Module = conversion(module)
+        return converted
+    for name, child in module.named_children():
+        setattr(module, name, replace_observed(child, conversion))
+    return module
+
+
+def count_quantized(module: nn.Module) -> int:
+    """How many layers of `module` compute in INT8."""
+    return sum(
+        type(child).__module__.startswith("torch.ao.nn") and callable(getattr(child, "weight", None))
+        for child in module.modules()
+    )
+
+
+def _checked(opened: Opened, module: nn.Module) -> Opened:
+    if not count_quantized(module):
+        raise BuildFailed("torch.ao found no layer to quantise: it knows Linear and convolutions written as modules")
+    return Opened(opened.kind, module.eval())
+
+
+def _explain(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
