@@ -11,7 +11,7 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from compiler.datatypes import quiet_torchscript
@@ -45,7 +45,9 @@ def lower(
     example = example_inputs(interface, device, rows)
     module: nn.Module = Flat(opened, tuple(spec.name for spec in interface.outputs))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # A decision on a constant, as a script has many, is settled by the export.
+            warnings.filterwarnings("ignore", message="Pred is a Python constant", category=UserWarning)
             if opened.kind == "torchscript":
                 module = _convert_torchscript(opened.module, example, interface)
             return _export(module, example, interface, is_fixed)
@@ -54,9 +56,9 @@ def lower(
         raise LowerFailed(f"torch.export cannot capture the model: {type(error).__name__}: {first}") from error
 
 
-def sizes_are_read(program: ExportedProgram) -> bool:
-    """Whether the graph reads the size of a tensor, which tracing would freeze to the example's."""
-    return any(node.target is torch.ops.aten.sym_size.int for node in program.graph.nodes)
+def sizes_are_read(graph: fx.Graph) -> bool:
+    """Whether an exported graph reads the size of a tensor, which tracing would freeze to the example's."""
+    return any(node.target is torch.ops.aten.sym_size.int for node in graph.nodes)
 
 
 def _export(module: nn.Module, example: tuple[Tensor, ...], interface: Interface, is_fixed: bool) -> ExportedProgram:

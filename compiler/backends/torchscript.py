@@ -23,6 +23,7 @@ from compiler.golden import can_widen, random_inputs
 from compiler.jobs import Built, Interface, Place
 from compiler.load import Opened
 from compiler.lower import example_inputs, lower, sizes_are_read
+from compiler.quantize.engine import engine_of, note_engine, packed_as_noted
 from compiler.spec import Rung
 
 FILE_NAME = "model.ts"
@@ -41,13 +42,15 @@ def build(opened: Opened, interface: Interface, place: Place, out: Path, rung: R
         except RuntimeError as error:
             raise BuildFailed(f"torch.jit.freeze refuses the model: {_first_line(error)}") from error
         torch.jit.save(frozen, out / FILE_NAME)
+    if rung.precision == "int8":
+        note_engine(out, engine_of(rung.variant))
     return Built(how)
 
 
 def load(folder: Path, interface: Interface, device: str) -> Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]:
-    """Raises RuntimeError where torch cannot read the file."""
+    """Raises RuntimeError where torch cannot read the file, BuildFailed where it lacks the kernels."""
     names = tuple(spec.name for spec in interface.outputs)
-    with quiet_torchscript():
+    with quiet_torchscript(), packed_as_noted(folder):
         if device != "cpu":
             # Else the fuser compiles a kernel for each of the first shapes, under traffic.
             torch.jit.set_fusion_strategy([("DYNAMIC", 1)])
@@ -60,7 +63,8 @@ def load(folder: Path, interface: Interface, device: str) -> Callable[[tuple[Ten
 
 def _capture(opened: Opened, interface: Interface, device: str) -> tuple[Any, str]:
     why_not = "tracing would freeze a size that the graph reads"
-    if opened.program is None or not sizes_are_read(opened.program):
+    graph = opened.module.graph if isinstance(opened.module, fx.GraphModule) else None
+    if graph is None or not sizes_are_read(graph):
         flat = Flat(opened, tuple(spec.name for spec in interface.outputs))
         traced, why_not = _trace(flat, interface, device)
         if traced is not None:
