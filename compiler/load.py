@@ -75,7 +75,7 @@ def explain(error: BaseException, folder: Path) -> str:
 
 def _open_program(path: Path, device: str) -> Opened:
     # Defines the operators that quantise and dequantise in a program: without it such a file cannot be read.
-    import torch.ao.quantization.fx._decomposed  # noqa: F401
+    from torch.ao.quantization.fx import _decomposed  # noqa: F401
 
     check_program(path)
     with warnings.catch_warnings():
