@@ -35,7 +35,8 @@ ZIP64_EXTRA = 1
 TWO_WAYS = "has a zip directory that can be read in two ways: save the model again"
 
 TORCHSCRIPT = re.compile(
-    r"(data|constants|attributes|bytecode|mobile_debug_handles)\.pkl|(data|constants|attributes|tensors)/[\w.]+"
+    r"(data|constants|attributes|traced_inputs|bytecode|mobile_debug_handles)\.pkl"
+    r"|(data|constants|attributes|traced_inputs|tensors)/[\w.]+"
     r"|code/[\w./]+\.py(\.debug_pkl)?|version|byteorder|\.data/(version|serialization_id)|extra/[^/].*|model\.json"
 )
 
