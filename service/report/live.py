@@ -20,6 +20,8 @@ from service.report.figures import printable, seconds_text
 from service.report.tables import STYLES
 
 REFRESHES_PER_S = 8
+STATE_WIDTH = len("unsupported")
+SECONDS_WIDTH = len("12 min 34 s")
 MARKS = {"waiting": "·", "built": "○", "chosen": "●", "slower": "○", "skipped": "–", "unsupported": "–"}
 LOST = "×"  # failed, inaccurate
 TOLD = ("built", "failed", "skipped", "unsupported", "inaccurate")
@@ -43,8 +45,6 @@ class Display:
         self._spinner = Spinner("dots")
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live.start()
         return self
 
     def __exit__(
@@ -55,6 +55,7 @@ class Display:
     def hear(self, progress: Progress) -> None:
         """What goes on now."""
         if self._console.is_terminal:
+            self._live.start()  # not before there is something to show: a hit shows nothing; again is no harm
             self._live.update(self._picture(progress))
         else:
             for line in find_news(self._last, progress):
@@ -67,12 +68,10 @@ class Display:
             (self._title, "bold"), f"  {stage_text(progress)}  ", (seconds_text(progress.elapsed_s), "dim")
         )
         head.add_row(self._spinner, stage)
-        rungs = Table.grid(padding=(0, 2))
-        rungs.add_column(width=2)
-        rungs.add_column(no_wrap=True)
-        rungs.add_column(no_wrap=True)
-        rungs.add_column(justify="right", no_wrap=True)
-        rungs.add_column(no_wrap=True, overflow="ellipsis")
+        rungs = Table.grid(padding=(0, 1, 0, 0), expand=True)
+        for width in (2, max((len(rung.name) for rung in progress.rungs), default=1), STATE_WIDTH, SECONDS_WIDTH):
+            rungs.add_column(width=width, no_wrap=True)
+        rungs.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         for rung in progress.rungs:
             rungs.add_row(*rung_cells(rung))
         return Group(head, rungs)

@@ -121,7 +121,10 @@ def _tiles(manifest: Manifest) -> Html:
     for batch, milliseconds in sorted(manifest.milliseconds.items()):
         gain = times_text(gains[batch]) if batch in gains else "–"
         rate = f"{count_text(rows_per_second(batch, milliseconds))} rows/s"
-        tiles.append(_tile(batch_text(batch), gain, f"{milliseconds_text(milliseconds)} ms", rate))
+        is_slow = gains.get(batch, 1.0) < 1.0
+        tiles.append(
+            _tile(batch_text(batch), gain, f"{milliseconds_text(milliseconds)} ms", rate, "slow" if is_slow else "")
+        )
     if manifest.reference_accuracy is not None:
         after = manifest.chosen.accuracy
         tiles.append(

@@ -39,12 +39,15 @@ article { border-top: 1px solid var(--line); padding-top: 28px; margin-bottom: 5
 section, article > details { margin-top: 32px; }
 footer { font-size: 13px; border-top: 1px solid var(--line); padding-top: 16px; }
 
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(128px, 1fr)); gap: 10px; }
-.tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px;
+.tiles { display: flex; flex-wrap: wrap; gap: 10px; }
+.tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 11px 12px;
   box-shadow: var(--shade); display: flex; flex-direction: column; font-size: 13px;
-  font-variant-numeric: tabular-nums; }
-.tile .figure { font-size: 27px; font-weight: 650; letter-spacing: -.03em; line-height: 1.25; color: var(--chosen); }
-.tile.accuracy .figure { color: var(--ink); }
+  font-variant-numeric: tabular-nums; flex: 1 1 108px; }
+.tile .figure { font-size: 27px; font-weight: 650; letter-spacing: -.03em; line-height: 1.25; white-space: nowrap;
+  color: var(--chosen); }
+.tile .quiet { font-size: 12px; white-space: nowrap; }
+.tile.accuracy { flex-basis: 150px; }
+.tile.accuracy .figure, .tile.slow .figure { color: var(--ink); }
 .label { color: var(--quiet); font-size: 12px; }
 
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 12px; }
@@ -100,7 +103,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
 
 .hybrid + .hybrid { margin-top: 28px; }
 .map { display: flex; align-items: stretch; margin: 14px 0; overflow-x: auto; padding-bottom: 4px; }
-.block { flex: 1 1 0; min-width: 108px; border-radius: 8px; padding: 9px 11px; font-size: 12.5px; }
+.block { flex: 1 1 0; min-width: 108px; border-radius: 8px; padding: 9px; font-size: 12.5px; }
 .block .label { display: block; }
 .block b { font-weight: 600; }
 .block ul { list-style: none; margin: 4px 0 0; padding: 0; }

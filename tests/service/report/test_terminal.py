@@ -121,6 +121,6 @@ def test_a_terminal_gets_a_line_for_each_rung_which_does_not_stay() -> None:
         display.hear(BUILDING)
         console.print("between")
     text = stream.getvalue()
-    for part in ("digits 1", "build torchscript fp32: tracing", "3.2 s", "▸  torchscript fp32", "building", "built"):
+    for part in ("digits 1", "build torchscript fp32: tracing", "3.2 s", "▸ torchscript fp32", "building", "built"):
         assert part in text
     assert text.endswith("\x1b[2K")
