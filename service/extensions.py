@@ -49,8 +49,8 @@ class Extensions:
             return  # clients do this at every start, whether they use shared memory or not
         await self._parent.ask(UnregisterRegions(name))
 
-    def register_cuda_region(self) -> None:
-        """Raises Unsupported, always. There being no such regions, to list and to unregister them is easily done."""
+    def refuse_cuda_region(self) -> None:
+        """Raises Unsupported. As there are no such regions, to list and to unregister all of them needs no door."""
         raise Unsupported(CUDA_REASON)
 
     def trace_settings(self, model: str = "") -> dict[str, tuple[str, ...]]:

@@ -28,11 +28,20 @@ Reply = Callable[[int, Answer], None]
 class Registrar:
     """What clients have set. `publish()` sends a snapshot to all frontends, `reply(frontend, answer)` goes to one."""
 
-    def __init__(self, shared: Shared, *, has_shared_memory: bool, publish: Callable[[], None], reply: Reply) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        *,
+        has_shared_memory: bool,
+        publish: Callable[[], None],
+        reply: Reply,
+        follow_timeout_s: float = FOLLOW_TIMEOUT_S,
+    ) -> None:
         self.shared = shared
         self._has_shared_memory = has_shared_memory
         self._publish = publish
         self._reply = reply
+        self._follow_timeout_s = follow_timeout_s
         self._followed: dict[int, int] = {}  # frontend -> the number it goes by
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -94,10 +103,10 @@ class Registrar:
         self._waiting.append((self.shared.number, future))
         self._settle()
         try:
-            async with asyncio.timeout(FOLLOW_TIMEOUT_S):
+            async with asyncio.timeout(self._follow_timeout_s):
                 await future
         except TimeoutError:
-            log.warning("a frontend did not follow change %d within %.0f s", self.shared.number, FOLLOW_TIMEOUT_S)
+            log.warning("a frontend did not follow a change within %.0f s", self._follow_timeout_s)
 
     def _settle(self) -> None:
         reached = min(self._followed.values(), default=self.shared.number)

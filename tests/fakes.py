@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 
 from compiler.spec import TensorSpec
-from service.engine.messages import Failure, Infer, Result
+from service.engine.messages import Answer, Failure, Infer, Result, Shared
+from service.extensions import Extensions
+from service.parent import ParentLink
+from service.registrar import Registrar
 from service.repository.catalog import Catalog, Entry, State
 from service.repository.config import ImageInput
 from service.tensors import NUMPY_TYPES
@@ -90,6 +93,32 @@ class FakeCounter:
     def finished(self, model: str, version: str, protocol: str, outcome: str, seconds: float, rows: int) -> None:
         assert seconds >= 0
         self.ended.append((model, version, protocol, outcome, rows))
+
+
+class ParentInProcess:
+    """The parent's registrar with one frontend, whose extensions follow at once; `answers` keeps what was replied."""
+
+    def __init__(self, has_shared_memory: bool = True) -> None:
+        self.answers: list[Answer] = []
+        self.link = ParentLink(lambda ask: self.registrar.ask(0, ask))
+        self.registrar = Registrar(
+            Shared(), has_shared_memory=has_shared_memory, publish=self._published, reply=self._replied
+        )
+        self.registrar.began(0)
+
+    def serve(self, plane: Any) -> Extensions:
+        """The door of a frontend with this plane."""
+        self._plane, self._extensions = plane, Extensions(plane, self.link)
+        return self._extensions
+
+    def _published(self) -> None:
+        self._extensions.shared = self.registrar.shared
+        self._plane.regions.follow(self.registrar.shared.regions)
+        self.registrar.followed(0, self.registrar.shared.number)
+
+    def _replied(self, frontend: int, answer: Answer) -> None:
+        self.answers.append(answer)
+        self.link.answered(answer)
 
 
 class FakeBatchCounter:

@@ -19,8 +19,9 @@ from service.errors import ServiceError
 from service.plane import Plane
 from service.repository.catalog import Catalog
 from service.rpc.server import RpcServer, start_rpc
+from service.shared_memory import Regions
 from service.tensors import InferRequest, InferResponse, Tensor
-from tests.fakes import FakeCounter, FakeEngines, catalog, entry
+from tests.fakes import FakeCounter, FakeEngines, ParentInProcess, catalog, entry
 
 Answer = Callable[[InferRequest], InferResponse | Exception]
 
@@ -36,6 +37,7 @@ class FakePlane:
         self.left = asyncio.Event()
         self.gate: asyncio.Event | None = None
         self.catalog = known or catalog()
+        self.regions = Regions()
         self.is_ready = True
         self.is_draining = False
         self._answer = answer or echo
@@ -68,14 +70,17 @@ def answer_with(error: Exception) -> Answer:
     return lambda request: error
 
 
-def control_of(plane: Any) -> Control:
-    return Control(plane)
+def control_of(plane: Any, parent: ParentInProcess | None = None, **options: Any) -> Control:
+    """The door of control as a frontend has it, over a parent in this process; without shared memory unless given."""
+    return Control(plane, (parent or ParentInProcess(has_shared_memory=False)).serve(plane), **options)
 
 
 @contextlib.asynccontextmanager
-async def serving(plane: Any, **options: Any) -> AsyncIterator[tuple[RpcServer, GRPCInferenceServiceStub, Any]]:
+async def serving(
+    plane: Any, control: Control | None = None, **options: Any
+) -> AsyncIterator[tuple[RpcServer, GRPCInferenceServiceStub, Any]]:
     """(server, stub, channel) on a free port of the loopback."""
-    server = await start_rpc(plane, control_of(plane), "127.0.0.1", 0, **options)
+    server = await start_rpc(plane, control or control_of(plane), "127.0.0.1", 0, **options)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         yield server, GRPCInferenceServiceStub(channel), channel  # type: ignore[no-untyped-call]
     await server.stop(0)

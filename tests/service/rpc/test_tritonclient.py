@@ -79,8 +79,8 @@ def test_the_stream_goes_on_after_an_error(facts: dict[str, Any]) -> None:
         ("not ready", "UNAVAILABLE", "compiling: inductor"),
         ("sequence", "UNIMPLEMENTED", "sequence_id"),
         ("load", "UNIMPLEMENTED", "model repository"),
-        ("statistics", "UNIMPLEMENTED", "metrics endpoint"),
-        ("shared memory", "UNIMPLEMENTED", "shared memory"),
+        ("shared memory", "UNIMPLEMENTED", "--shared-memory system"),
+        ("CUDA shared memory", "UNIMPLEMENTED", "CUDA shared memory is not supported"),
     ],
 )
 def test_errors_have_the_right_status_and_say_how_to_mend(

@@ -1,0 +1,106 @@
+"""The gRPC calls of the extensions: statistics, shared memory, trace and log settings.
+
+Translates only: `control.py` answers questions, `extensions.py` makes changes. `servicer.py` inherits these calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf.json_format import ParseDict
+
+from protos import inference_pb2 as messages
+from protos.inference_pb2_grpc import GRPCInferenceServiceServicer
+from service.control import Control
+from service.rpc.errors import Context, Refusals
+from service.shared_memory import Region
+
+
+class AdminCalls(GRPCInferenceServiceServicer):
+    """What operators and measuring clients call."""
+
+    _control: Control
+
+    async def ModelStatistics(
+        self, request: messages.ModelStatisticsRequest, context: Context
+    ) -> messages.ModelStatisticsResponse:
+        async with Refusals(context):
+            found = self._control.statistics(request.name, request.version)
+            return ParseDict(found, messages.ModelStatisticsResponse())
+
+    async def SystemSharedMemoryStatus(
+        self, request: messages.SystemSharedMemoryStatusRequest, context: Context
+    ) -> messages.SystemSharedMemoryStatusResponse:
+        async with Refusals(context):
+            answer = messages.SystemSharedMemoryStatusResponse()
+            for region in self._control.extensions.regions(request.name):
+                answer.regions[region.name].name = region.name
+                answer.regions[region.name].key = region.key
+                answer.regions[region.name].offset = region.offset
+                answer.regions[region.name].byte_size = region.byte_size
+            return answer
+
+    async def SystemSharedMemoryRegister(
+        self, request: messages.SystemSharedMemoryRegisterRequest, context: Context
+    ) -> messages.SystemSharedMemoryRegisterResponse:
+        async with Refusals(context):
+            region = Region(request.name, request.key, request.offset, request.byte_size)
+            await self._control.extensions.register_region(region)
+            return messages.SystemSharedMemoryRegisterResponse()
+
+    async def SystemSharedMemoryUnregister(
+        self, request: messages.SystemSharedMemoryUnregisterRequest, context: Context
+    ) -> messages.SystemSharedMemoryUnregisterResponse:
+        async with Refusals(context):
+            await self._control.extensions.unregister_regions(request.name)
+            return messages.SystemSharedMemoryUnregisterResponse()
+
+    async def CudaSharedMemoryStatus(
+        self, request: messages.CudaSharedMemoryStatusRequest, context: Context
+    ) -> messages.CudaSharedMemoryStatusResponse:
+        async with Refusals(context):
+            if request.name:
+                self._control.extensions.refuse_cuda_region()
+            return messages.CudaSharedMemoryStatusResponse()
+
+    async def CudaSharedMemoryRegister(
+        self, request: messages.CudaSharedMemoryRegisterRequest, context: Context
+    ) -> messages.CudaSharedMemoryRegisterResponse:
+        async with Refusals(context):
+            self._control.extensions.refuse_cuda_region()
+            return messages.CudaSharedMemoryRegisterResponse()
+
+    async def CudaSharedMemoryUnregister(
+        self, request: messages.CudaSharedMemoryUnregisterRequest, context: Context
+    ) -> messages.CudaSharedMemoryUnregisterResponse:
+        return messages.CudaSharedMemoryUnregisterResponse()
+
+    async def TraceSetting(
+        self, request: messages.TraceSettingRequest, context: Context
+    ) -> messages.TraceSettingResponse:
+        async with Refusals(context):
+            given = {name: list(setting.value) for name, setting in request.settings.items()}
+            settings = await self._control.extensions.change_trace(request.model_name, given)
+            answer = messages.TraceSettingResponse()
+            for name, values in settings.items():
+                answer.settings[name].value.extend(values)
+            return answer
+
+    async def LogSettings(self, request: messages.LogSettingsRequest, context: Context) -> messages.LogSettingsResponse:
+        async with Refusals(context):
+            given = {name: _chosen(setting) for name, setting in request.settings.items()}
+            return _log_answer(await self._control.extensions.change_log(given))
+
+
+def _chosen(setting: messages.LogSettingsRequest.SettingValue) -> Any:
+    kind = setting.WhichOneof("parameter_choice")
+    return getattr(setting, kind) if kind else None
+
+
+def _log_answer(settings: Mapping[str, Any]) -> messages.LogSettingsResponse:
+    answer = messages.LogSettingsResponse()
+    kinds = {bool: "bool_param", int: "uint32_param", str: "string_param"}
+    for name, value in settings.items():
+        setattr(answer.settings[name], kinds[type(value)], value)
+    return answer
