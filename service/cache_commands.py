@@ -17,7 +17,7 @@ from rich.text import Text
 from compiler.cache import Cache
 from compiler.evict import Entry, choose_evictions, choose_unused
 from compiler.manifest import read_manifest
-from service.report.figures import bytes_text, printable
+from service.report.figures import bytes_text, plural, printable
 from service.report.tables import make_console
 from service.settings import SIZE, UNITS
 
@@ -57,7 +57,7 @@ def show_artifacts(root: Path) -> None:
     console.print(table)
     total = bytes_text(sum(entry.size for entry in (*served, *aside)))
     more = f" and {len(aside)} set aside" if aside else ""
-    console.print(f"{len(served)} artifacts{more}, {total}, in {root}", soft_wrap=True)
+    console.print(f"{plural(len(served), 'artifact')}{more}, {total}, in {root}", soft_wrap=True)
 
 
 def verify_artifacts(root: Path) -> bool:
@@ -67,7 +67,7 @@ def verify_artifacts(root: Path) -> bool:
     broken = {key: fault for key, fault in faults.items() if fault is not None}
     for key, fault in broken.items():
         console.print(f"{key[:SHORT_KEY]}: {printable(fault)}", style="red", markup=False, soft_wrap=True)
-    console.print(f"{len(faults) - len(broken)} of {len(faults)} artifacts are sound")
+    console.print(f"{len(faults) - len(broken)} of {plural(len(faults), 'artifact')} sound")
     return not broken
 
 
@@ -88,7 +88,7 @@ def prune_artifacts(root: Path, max_bytes: int | None, older_than_s: float | Non
         gone += cache.remove(choose_evictions(entries, max_bytes, used))
     kept = sum(cache.is_used(entry.key) for entry in cache.list())
     in_use = f"; {kept} in use by a running server {'stays' if kept == 1 else 'stay'}" if kept else ""
-    console.print(f"removed {len(gone)} artifacts, {bytes_text(sum(entry.size for entry in gone))}{in_use}")
+    console.print(f"removed {plural(len(gone), 'artifact')}, {bytes_text(sum(entry.size for entry in gone))}{in_use}")
 
 
 def _describe(entry: Entry) -> tuple[str, str, str, str]:

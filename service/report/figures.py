@@ -52,6 +52,11 @@ def count_text(value: float) -> str:
     return _significant(value) if value < 1000 else f"{float(f'{value:.3g}'):,.0f}"
 
 
+def plural(count: int, what: str) -> str:
+    """`1 artifact`, `2 artifacts`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     """Text of a model's own making without what would steer a terminal or break a page."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "�" for letter in text)

@@ -6,7 +6,7 @@ Knows nothing of the rest of the page. `page.py` puts the parts together.
 from __future__ import annotations
 
 from compiler.manifest import Candidate, HybridMap, Manifest, Remainder, Segment
-from service.report.figures import bytes_text, percent_text
+from service.report.figures import bytes_text, percent_text, plural
 from service.report.markup import Html, join, tag
 
 OPERATORS_SHOWN = 4  # in a block of the drawing; the list below has all
@@ -20,7 +20,7 @@ def draw_hybrids(manifest: Manifest) -> Html:
         return Html("")
     first, *others = [_draw(rung) for rung in rungs]
     rest = (
-        [tag("details", tag("summary", f"The hybrid map of {_plural(len(others), 'other rung')}"), *others)]
+        [tag("details", tag("summary", f"The hybrid map of {plural(len(others), 'other rung')}"), *others)]
         if others
         else []
     )
@@ -49,11 +49,7 @@ def _draw(rung: Candidate) -> Html:
 
 def _count(hybrid: HybridMap) -> str:
     parts = len(hybrid.segments) - hybrid.engines
-    return f"{_plural(hybrid.engines, 'TensorRT engine')} and {_plural(parts, 'part')} that stayed in PyTorch"
-
-
-def _plural(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+    return f"{plural(hybrid.engines, 'TensorRT engine')} and {plural(parts, 'part')} that stayed in PyTorch"
 
 
 def _coverage(label: str, share: float) -> Html:
@@ -91,7 +87,7 @@ def _block(segment: Segment) -> Html:
     return tag(
         "div",
         tag("span", "TensorRT" if segment.kind == "tensorrt" else "PyTorch", cls="label"),
-        tag("b", _plural(count, "operator")),
+        tag("b", plural(count, "operator")),
         tag("ul", *shown, *([tag("li", f"{rest} more kinds")] if rest > 0 else [])),
         cls=f"block {segment.kind}",
         style=f"flex-grow:{max(count, 1)}",

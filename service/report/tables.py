@@ -15,7 +15,15 @@ from rich.text import Text
 
 from compiler.manifest import Candidate, HybridMap, Manifest, Segment
 from service.report.facts import batch_text, describe_accuracy, describe_gain, timed_batches, worst_error
-from service.report.figures import bytes_text, error_text, milliseconds_text, percent_text, printable, seconds_text
+from service.report.figures import (
+    bytes_text,
+    error_text,
+    milliseconds_text,
+    percent_text,
+    plural,
+    printable,
+    seconds_text,
+)
 
 PLAIN_WIDTH = 160  # where the output is a file or a pipe, lines must not be folded at 80
 STYLES = {
@@ -139,10 +147,9 @@ def reason_table(manifest: Manifest) -> Table:
 
 def describe_hybrid(hybrid: HybridMap) -> Iterator[RenderableType]:
     """The engines and the parts that stayed in PyTorch, in the order of execution, and why they did."""
-    yield Text(
-        f"\n{hybrid.engines} TensorRT engines hold {percent_text(hybrid.operator_coverage)} of the operators "
-        f"and {percent_text(hybrid.parameter_coverage)} of the parameters"
-    )
+    engines = plural(hybrid.engines, "TensorRT engine")
+    operators, parameters = percent_text(hybrid.operator_coverage), percent_text(hybrid.parameter_coverage)
+    yield Text(f"\n{engines}, with {operators} of the operators and {parameters} of the parameters")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for column in ("", "segment", "operators", "in", "out", "which"):
         table.add_column(column, justify="right" if column in ("operators", "in", "out") else "left")

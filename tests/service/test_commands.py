@@ -156,15 +156,15 @@ def test_the_cache_is_listed_verified_and_pruned(artifact: Path) -> None:
     assert "torchscript int8 onednn" in listed
     assert "probabilities" in listed
     assert "2 artifacts" in listed
-    assert torchere("cache", "verify").output == "2 of 2 artifacts are sound\n"
+    assert torchere("cache", "verify").output == "2 of 2 artifacts sound\n"
     (other / "model.ts").write_bytes(b"weightz")
     done = torchere("cache", "verify")
     assert (done.exit_code, "is not the file that was built" in done.output) == (1, True)
     assert "removed 0 artifacts" in torchere("cache", "prune", "--older-than", "99999d").output
-    assert "removed 1 artifacts" in torchere("cache", "prune", "--broken").output
+    assert "removed 1 artifact," in torchere("cache", "prune", "--broken").output
     assert [path.name for path in root.glob("[0-9a-f]*")] == [artifact.name]
     assert "removed 0 artifacts" in torchere("cache", "prune", "--max-size", "10M").output
-    assert "removed 1 artifacts" in torchere("cache", "prune", "--older-than", "0s").output
+    assert "removed 1 artifact," in torchere("cache", "prune", "--older-than", "0s").output
 
 
 def test_what_cannot_be_read_is_listed_all_the_same(artifact: Path) -> None:
@@ -173,7 +173,7 @@ def test_what_cannot_be_read_is_listed_all_the_same(artifact: Path) -> None:
     add_artifact(artifact.parent, {"any": "part"})
     listed = torchere("cache", "list").output
     assert "set aside: broken" in listed
-    assert "1 artifacts and 1 set aside" in listed
+    assert "1 artifact and 1 set aside" in listed
     assert "removed 2 artifacts" in torchere("cache", "prune").output
 
 

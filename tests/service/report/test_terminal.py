@@ -75,7 +75,7 @@ def test_a_narrow_terminal_gets_fewer_batch_sizes_and_whole_figures(width: int) 
 
 def test_the_hybrid_map_is_listed_in_order() -> None:
     text = shown(gpu_manifest())
-    assert "3 TensorRT engines hold 98.04 % of the operators and 99.93 % of the parameters" in text
+    assert "3 TensorRT engines, with 98.04 % of the operators and 99.93 % of the parameters" in text
     names = ["_acc_0", "_gpu_1", "_acc_2", "_gpu_3", "_acc_4"]
     assert sorted(names, key=text.index) == names
     assert "aten.sort.default stayed in PyTorch: its converter refuses a dynamic shape" in text
