@@ -5,12 +5,14 @@ Knows no process and no socket: `serve.py` gives it the ways to send and to publ
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.engine.fleet import Key
-from service.engine.messages import EngineAddress, Load, Loaded, LoadFailed, Snapshot
+from service.engine.messages import EngineAddress, Load, Loaded, LoadFailed, Snapshot, Unload, Unloaded
 from service.engine.rollout import GivenUp, Offer, Rollout, Swapped
 from service.observe.metrics import CatalogMetrics
 from service.repository.catalog import Catalog, Entry, State
@@ -18,17 +20,35 @@ from service.repository.catalog import Catalog, Entry, State
 log = logging.getLogger("torchere.parent")
 
 
+@dataclass(frozen=True, slots=True)
+class _Unloading:
+    """The engines that have yet to let go of a version."""
+
+    slots: set[int]
+    is_done: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Deployment:
-    """All models on all engines. `send(slot, load)` reaches one engine, `publish()` is called after each change."""
+    """All models on all engines. `send(slot, message)` reaches one engine, `publish()` is called after each change.
+
+    `retire(key, keep)` is called when only the contract `keep` of a version serves on.
+    """
 
     def __init__(
-        self, devices: tuple[str, ...], send: Callable[[int, Load], None], publish: Callable[[], None]
+        self,
+        devices: tuple[str, ...],
+        send: Callable[[int, Load | Unload], None],
+        publish: Callable[[], None],
+        retire: Callable[[Key, int], None] = lambda key, keep: None,
     ) -> None:
         self.catalog = Catalog()
         self._rollout = Rollout(devices)
         self._slots = range(len(devices))
         self._send = send
         self._publish = publish
+        self._retire = retire
+        self._expected: dict[Key, list[asyncio.Future[str]]] = {}
+        self._unloading: dict[Key, _Unloading] = {}
         self._metrics = CatalogMetrics()
 
     def __repr__(self) -> str:
@@ -41,7 +61,7 @@ class Deployment:
 
     def snapshot(self) -> Snapshot:
         """What frontends serve from now on."""
-        ready = frozenset((entry.name, entry.version) for entry in self.catalog.entries() if entry.is_ready)
+        ready = {(entry.name, entry.version): entry.contract for entry in self.catalog.entries() if entry.is_ready}
         return Snapshot(self.catalog.entries(), self._rollout.fleet.usable(ready))
 
     def count_seconds(self, seconds: float) -> None:
@@ -62,6 +82,11 @@ class Deployment:
 
     def offered(self, entry: Entry, folder: Path, *, is_final: bool, shortfall: str = "") -> None:
         """A version has an artifact: every engine loads it."""
+        if self._rollout.serves(entry, str(folder)):
+            self._rollout.kept((entry.name, entry.version), shortfall)
+            self._conclude((entry.name, entry.version), "")
+            self._follow()
+            return
         offer = self._rollout.offered(entry, str(folder), is_final=is_final, shortfall=shortfall)
         for slot in self._slots:
             self._send(slot, self._rollout.order(slot, offer))
@@ -73,6 +98,41 @@ class Deployment:
         entry = self.catalog.entry(*key)
         if entry.is_ready:
             log.error("model %s version %s could not be compiled: %s; %s goes on serving", *key, reason, entry.rung)
+        self._conclude(key, reason)
+        self._follow()
+
+    # What is asked while it serves.
+
+    def expect(self, key: Key) -> asyncio.Future[str]:
+        """What will become of a version that is about to be loaded: "" when it serves so, or else why it does not."""
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._expected.setdefault(key, []).append(future)
+        return future
+
+    def reloading(self, key: Key) -> None:
+        """Another artifact is being made of what serves."""
+        self._rollout.reloading(key)
+        self._follow()
+
+    def leaving(self, key: Key) -> None:
+        """Frontends shall send no more requests of this version."""
+        self._rollout.leaving(key)
+        self._follow()
+
+    def unload(self, key: Key, keep: int = 0) -> asyncio.Event:
+        """Tell the engines to let go of a version, but for the contract `keep`; the event tells when they have."""
+        unloading = self._unloading[key] = _Unloading(set(self._rollout.fleet.live))
+        for slot in self._slots:
+            self._send(slot, Unload(*key, keep))
+        self._settle_unloading()
+        return unloading.is_done
+
+    def removed(self, key: Key, entry: Entry | None) -> None:
+        """A version is served no more; `entry` says so, None: it is not even there."""
+        self._rollout.removed(key, entry)
+        self._conclude(key, "it was unloaded meanwhile")
+        if entry is None:
+            self.catalog.drop(*key)
         self._follow()
 
     # What the engines tell.
@@ -89,22 +149,41 @@ class Deployment:
     def died(self, slot: int) -> None:
         """An engine is gone."""
         self._rollout.fleet.died(slot)
+        for unloading in self._unloading.values():
+            unloading.slots.discard(slot)
+        self._settle_unloading()
         self._follow()
 
-    def answered(self, slot: int, answer: Loaded | LoadFailed) -> None:
-        """An engine has loaded an artifact, or could not."""
+    def answered(self, slot: int, answer: Loaded | LoadFailed | Unloaded) -> None:
+        """An engine has loaded an artifact, or could not, or has let go of one."""
         match answer:
             case Loaded(name, version, generation, seconds):
                 self._rollout.loaded(slot, (name, version), generation, seconds)
             case LoadFailed(name, version, generation, reason):
                 self._rollout.failed(slot, (name, version), generation, reason)
+            case Unloaded(name, version) if (name, version) in self._unloading:
+                self._unloading[name, version].slots.discard(slot)
+                self._settle_unloading()
         self._follow()
+
+    def _settle_unloading(self) -> None:
+        for key, unloading in list(self._unloading.items()):
+            if not unloading.slots:
+                del self._unloading[key]
+                unloading.is_done.set()
+
+    def _conclude(self, key: Key, reason: str) -> None:
+        for future in self._expected.pop(key, []):
+            if not future.done():
+                future.set_result(reason)
 
     def _follow(self) -> None:
         changes = list(self._rollout.settle())
         for entry in self._rollout.entries():
             self._tell_loss(entry)
             self.catalog.put(entry)
+            if entry.state is State.UNAVAILABLE:
+                self._conclude((entry.name, entry.version), entry.reason)
         for change in changes:
             self._tell(change)
         self._metrics.publish(self.catalog)
@@ -115,10 +194,19 @@ class Deployment:
         if entry.state is not State.UNAVAILABLE or not was_there:
             return
         before = self.catalog.entry(entry.name, entry.version)
-        if before.state is not State.UNAVAILABLE:
+        if before.state is not State.UNAVAILABLE and entry.is_awaited:
             log.error("model %s version %s is unavailable: %s", entry.name, entry.version, entry.reason)
 
     def _tell(self, change: Swapped | GivenUp) -> None:
+        match change:
+            case Swapped(before, after):
+                self._conclude(after.key, "")
+                if before is not None and before.entry.contract != after.entry.contract:
+                    self._retire(after.key, after.entry.contract)
+            case GivenUp(offer, stays, reason):
+                self._conclude(offer.key, reason)
+                if offer.entry.contract != stays.entry.contract:
+                    self._retire(offer.key, stays.entry.contract)
         match change:
             case Swapped(None, after):
                 if not after.is_final:
@@ -126,7 +214,10 @@ class Deployment:
                 log.info("%s is ready: %s from %s", _title(after), after.entry.rung, after.entry.origin)
             case Swapped(Offer() as before, Offer() as after):
                 self._metrics.swapped(before.entry, after.entry)
-                log.info("%s: %s serves now in place of %s", _title(after), after.entry.rung, before.entry.rung)
+                if after.entry.rung == before.entry.rung:
+                    log.info("%s: %s stays, having passed the race", _title(after), after.entry.rung)
+                else:
+                    log.info("%s: %s serves now in place of %s", _title(after), after.entry.rung, before.entry.rung)
             case GivenUp(offer, stays, reason):
                 log.error("%s: %s; %s stays", _title(offer), reason, stays.entry.rung)
 

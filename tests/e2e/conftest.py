@@ -30,13 +30,13 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def demo(cache: Path, logs: Path) -> Iterator[RunningServer]:
-    """The demo repository as `make serve` serves it."""
-    with RunningServer(ROOT / "models", cache, logs) as server:
+    """The demo repository, ready when it is compiled."""
+    with RunningServer(ROOT / "models", cache, logs, "--startup", "wait") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def zoo(cache: Path, logs: Path) -> Iterator[RunningServer]:
-    """Small and misbehaving models: tests/models."""
+    """Small and misbehaving models, tests/models: they serve as they are while they are compiled."""
     with RunningServer(ROOT / "tests" / "models", cache, logs) as server:
         yield server
