@@ -137,6 +137,7 @@ class Plane:
             tuple([len(tensor.data) for tensor in inputs]),
             self._deadline(request, entry),
             request.priority,
+            entry.contract,
         )
         result, blobs = await self._engines.infer(message, [tensor.data for tensor in inputs])
         outputs = tuple(

@@ -5,7 +5,7 @@ Pure state: `rollout.py` tells it what happened to each engine, and decides from
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from service.engine.messages import EngineAddress
@@ -105,10 +105,25 @@ class Fleet:
         """Whether every engine holds it, and none is down that might need what was before."""
         return len(self.answers(order).held) == len(self._engines)
 
-    def follow(self, key: Key, generations: Collection[int], was_ready: bool) -> tuple[State, str]:
-        """The state of a version that these artifacts can serve, and the reason where it is not ready."""
+    def forget(self, key: Key) -> None:
+        """The version is served no more, and nothing is asked of the engines about it."""
+        for engine in self._engines:
+            engine.held.pop(key, None)
+            engine.failed = {order: reason for order, reason in engine.failed.items() if order[0] != key}
+            engine.unanswered = [order for order in engine.unanswered if order[0] != key]
+
+    @property
+    def live(self) -> tuple[int, ...]:
+        """The slots whose engines are up."""
+        return tuple(slot for slot, engine in enumerate(self._engines) if engine.address is not None)
+
+    def follow(self, key: Key, generations: Collection[int], was_ready: bool, contract: int = 0) -> tuple[State, str]:
+        """The state of a version that these artifacts can serve, and the reason where it is not ready.
+
+        Those older than `contract` can not: they would not understand the requests.
+        """
         live = [engine for engine in self._engines if engine.address is not None]
-        holders = [engine for engine in live if key in engine.held]
+        holders = [engine for engine in live if engine.held.get(key, -1) >= contract]
         if holders and (was_ready or len(holders) == len(live)):
             return State.READY, ""
         for engine in live:
@@ -119,9 +134,14 @@ class Fleet:
             return State.LOADING, "the engine is being restarted"
         return State.LOADING, "the engine is loading it"
 
-    def usable(self, ready: frozenset[Key]) -> tuple[EngineAddress, ...]:
-        """The engines that hold all that is ready, so that any of them can take any request."""
-        return tuple(e.address for e in self._engines if e.address is not None and ready <= e.held.keys())
+    def usable(self, ready: Mapping[Key, int]) -> tuple[EngineAddress, ...]:
+        """The engines that hold all that is ready, at its contract or newer, so that any can take any request."""
+        return tuple(
+            engine.address
+            for engine in self._engines
+            if engine.address is not None
+            and all(engine.held.get(key, -1) >= contract for key, contract in ready.items())
+        )
 
 
 def _forget(engine: _Engine, order: Order) -> None:

@@ -20,7 +20,10 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Infer(Message, frozen=True):
-    """Run one request. `sizes` are the bytes of each input; `deadline` is CLOCK_MONOTONIC in seconds."""
+    """Run one request. `sizes` are the bytes of each input; `deadline` is CLOCK_MONOTONIC in seconds.
+
+    `contract` is that of the entry by which the request was checked.
+    """
 
     id: int
     model: str
@@ -30,6 +33,7 @@ class Infer(Message, frozen=True):
     sizes: tuple[int, ...]
     deadline: float | None = None
     priority: int = 0
+    contract: int = 0
 
 
 class Cancel(Message, frozen=True):
@@ -118,6 +122,14 @@ class Load(Message, frozen=True):
     generation: int
 
 
+class Unload(Message, frozen=True):
+    """Let go of this version, but for what serves the contract `keep`; what waits is answered first."""
+
+    name: str
+    version: str
+    keep: int = 0
+
+
 # From the children to the parent.
 
 
@@ -155,6 +167,13 @@ class LoadFailed(Message, frozen=True):
     reason: str
 
 
+class Unloaded(Message, frozen=True):
+    """The engine has let go of it."""
+
+    name: str
+    version: str
+
+
 # What clients ask for through any frontend, for the whole service: from a frontend to the parent, and back.
 
 
@@ -183,7 +202,21 @@ class ChangeLog(Message, frozen=True):
     changes: dict[str, bool | int | str]
 
 
-Change = RegisterRegion | UnregisterRegions | ChangeTrace | ChangeLog
+class LoadModel(Message, frozen=True):
+    """Load or reload a model. `override` is JSON in the words of model.yaml; `upload` the folder of files that came."""
+
+    name: str
+    override: str = ""
+    upload: str = ""
+
+
+class UnloadModel(Message, frozen=True):
+    """Serve this model no more."""
+
+    name: str
+
+
+Change = RegisterRegion | UnregisterRegions | ChangeTrace | ChangeLog | LoadModel | UnloadModel
 
 
 class Ask(Message, frozen=True):
@@ -214,5 +247,5 @@ class SetLogging(Message, frozen=True):
 
 
 DataMessage = Infer | Cancel | Result | Failure
-ParentMessage = Configure | Snapshot | Drain | Load | Answer | SetLogging
-ChildMessage = Started | StartFailed | Loaded | LoadFailed | Ask | Followed
+ParentMessage = Configure | Snapshot | Drain | Load | Unload | Answer | SetLogging
+ChildMessage = Started | StartFailed | Loaded | LoadFailed | Unloaded | Ask | Followed

@@ -17,7 +17,7 @@ from service.engine.batch import stack, unstack
 from service.engine.batcher import Batcher, Expire, Policy, Run, WaitUntil
 from service.engine.messages import Failure, Infer, Result
 from service.engine.queues import Waiting
-from service.errors import Code, QueueFull
+from service.errors import Code, Unavailable
 from service.repository.catalog import Entry
 from service.runtime.device import Device
 from service.runtime.runner import Runner
@@ -97,10 +97,12 @@ class ServedModel:
         waiting = Waiting(message.rows, shape, now, message.deadline, message.priority, pending)
         try:
             with self._inbox:
+                if self._is_closing:
+                    raise Unavailable(f"model '{self.entry.name}' is being unloaded: try again")
                 self._batcher.add(waiting)
                 self._waiting[id(pending.connection), message.id] = waiting
                 self._inbox.notify()
-        except QueueFull as error:
+        except Unavailable as error:
             pending.connection.send([(Failure(message.id, error.code, str(error)), ())])
         self._counter.depth(len(self._batcher))
 

@@ -14,9 +14,12 @@ from dataclasses import dataclass, field, replace
 
 from msgspec import structs
 
-from service.engine.fleet import Fleet, Key, Order
+from service.engine.fleet import Answers, Fleet, Key, Order
 from service.engine.messages import Load
 from service.repository.catalog import Entry, Optimization, State
+
+CONTRACT = ("inputs", "outputs", "max_batch_size", "buckets", "instances", "batching")  # what requests are held to
+DESCRIPTION = ("description", "labels", "images", "aliases")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +64,17 @@ class GivenUp:
 
 @dataclass(slots=True)
 class _Version:
-    """`note` is what the compiler does now; `failure` why there is nothing better than what is offered."""
+    """`note` is what the compiler does now; `failure` why there is nothing better than what is offered.
+
+    `is_leaving`: frontends are to send no more requests, for the engines will let go of it.
+    """
 
     announced: Entry
     offers: list[Offer] = field(default_factory=list)  # rising generations: what is current first, what is wanted last
     serving: Offer | None = None
     is_being_compiled: bool = True
     is_ready: bool = False
+    is_leaving: bool = False
     note: str = ""
     failure: str = ""
 
@@ -98,9 +105,39 @@ class Rollout:
         failure = "" if is_hopeful else entry.reason
         self._versions[entry.name, entry.version] = _Version(entry, is_being_compiled=is_hopeful, failure=failure)
 
+    def reloading(self, key: Key) -> None:
+        """Another artifact is being made of what serves."""
+        version = self._versions[key]
+        version.is_being_compiled, version.failure, version.note = True, "", ""
+
+    def kept(self, key: Key, shortfall: str) -> None:
+        """What was made again is what serves already."""
+        version = self._versions[key]
+        version.is_being_compiled, version.failure = False, shortfall
+
+    def leaving(self, key: Key) -> None:
+        """Frontends shall send no more requests of this version."""
+        self._versions[key].is_leaving = True
+
+    def removed(self, key: Key, entry: Entry | None) -> None:
+        """The version is served no more; `entry` says so, None: it is not even there."""
+        self.fleet.forget(key)
+        del self._versions[key]
+        if entry is not None:
+            self.announced(entry)
+
+    def serves(self, entry: Entry, folder: str) -> bool:
+        """Whether it serves the same artifact in the same way already."""
+        version = self._versions.get((entry.name, entry.version))
+        serving = version.serving if version is not None else None
+        if serving is None or serving.folder != folder:
+            return False
+        return all(getattr(serving.entry, field) == getattr(entry, field) for field in (*CONTRACT, *DESCRIPTION))
+
     def progressed(self, key: Key, note: str) -> None:
         """The compiler does something else now."""
-        self._versions[key].note = note
+        if key in self._versions:  # else it was given up meanwhile
+            self._versions[key].note = note
 
     def compile_failed(self, key: Key, reason: str) -> None:
         """There will be no winner."""
@@ -110,8 +147,10 @@ class Rollout:
     def offered(self, entry: Entry, folder: str, *, is_final: bool, shortfall: str = "") -> Offer:
         """An artifact is there: `order` it from each engine."""
         self._generation += 1
-        offer = Offer(entry, folder, self._generation, is_final, shortfall)
-        version = self._versions[offer.key]
+        version = self._versions[entry.name, entry.version]
+        before = version.offers[-1].entry if version.offers else None
+        contract = before.contract if before is not None and _agree(before, entry) else self._generation
+        offer = Offer(structs.replace(entry, contract=contract), folder, self._generation, is_final, shortfall)
         version.offers.append(offer)
         if is_final:
             version.is_being_compiled, version.failure = False, shortfall
@@ -125,7 +164,7 @@ class Rollout:
     def orders(self, slot: int) -> list[Load]:
         """All that a new engine has to load: what is current of every version, then what shall replace it."""
         self.fleet.starting(slot)
-        versions = [version for version in self._versions.values() if version.offers]
+        versions = [version for version in self._versions.values() if version.offers and not version.is_leaving]
         current = [version.offers[0] for version in versions]
         wanted = [offer for version in versions for offer in version.offers[1:]]
         wanted = [offer for offer in wanted if not self.fleet.is_deadly(slot, offer.order)]
@@ -133,7 +172,9 @@ class Rollout:
 
     def loaded(self, slot: int, key: Key, generation: int, seconds: float) -> None:
         """An engine serves a version with this artifact, and took so long to load it."""
-        version = self._versions[key]
+        version = self._versions.get(key)
+        if version is None:
+            return  # it was given up meanwhile
         is_first = not self.fleet.answers((key, generation)).held
         self.fleet.loaded(slot, (key, generation))
         serving = version.serving.generation if version.serving is not None else 0
@@ -153,8 +194,10 @@ class Rollout:
         """Draw the conclusions of what was told since the last call: yields what changed."""
         for key, version in self._versions.items():
             if version.offers:
-                state, _ = self.fleet.follow(key, version.generations, version.is_ready)
+                state, _ = self._follow(key, version)
                 version.is_ready = state is State.READY
+                if version.is_ready and not version.announced.is_awaited:
+                    version.announced = structs.replace(version.announced, is_awaited=True)
                 yield from self._settle_newest(version)
 
     def _settle_newest(self, version: _Version) -> Iterator[Swapped | GivenUp]:
@@ -162,7 +205,7 @@ class Rollout:
         answers = self.fleet.answers(newest.order)
         if version.is_settled:
             pass
-        elif len(version.offers) > 1 and answers.refused and not answers.held and not answers.pending:
+        elif len(version.offers) > 1 and answers.refused and not answers.pending and self._is_lost(version, answers):
             device, reason = next(iter(answers.refused.items()))
             version.offers.pop()
             version.failure = f"{newest.entry.rung} could not be loaded on {device}: {reason}"
@@ -175,8 +218,19 @@ class Rollout:
             # What shall replace it came before every engine had loaded the first: that serves until then all the same.
             version.serving = version.offers[0]
             yield Swapped(None, version.serving)
-        if version.is_settled and self.fleet.is_everywhere(newest.order):
-            del version.offers[:-1]  # a successor need not load what was before
+        if version.is_settled and (
+            self.fleet.is_everywhere(newest.order) or version.offers[0].entry.contract != newest.entry.contract
+        ):
+            del version.offers[:-1]  # a successor need not load what was before, or must not
+
+    def _is_lost(self, version: _Version, answers: Answers) -> bool:
+        """Whether what was refused somewhere cannot serve anywhere: what changes the requests, all must take."""
+        has_other_contract = version.offers[-1].entry.contract != version.offers[-2].entry.contract
+        return not answers.held or has_other_contract
+
+    def _follow(self, key: Key, version: _Version) -> tuple[State, str]:
+        contract = (version.serving or version.offers[0]).entry.contract
+        return self.fleet.follow(key, version.generations, version.is_ready, contract)
 
     def entries(self) -> Iterator[Entry]:
         """Every version as clients may see it. Call `settle` first."""
@@ -189,13 +243,16 @@ class Rollout:
                 reason=reason,
                 optimization=_optimization(version, state),
                 progress=self._progress(version, state),
+                is_awaited=version.announced.is_awaited,
             )
 
     def _state(self, key: Key, version: _Version) -> tuple[State, str]:
         waiting = f"compiling: {version.note}" if version.note else version.announced.reason
+        if version.is_leaving:
+            return State.UNLOADING, "it is being unloaded"
         if not version.offers:
             return (State.LOADING, waiting) if version.is_being_compiled else (State.UNAVAILABLE, version.failure)
-        state, reason = self.fleet.follow(key, version.generations, version.is_ready)
+        state, reason = self._follow(key, version)
         if state is State.UNAVAILABLE and version.is_being_compiled:
             return State.LOADING, f"{waiting}; until then nothing serves: {reason}"
         return state, reason
@@ -215,6 +272,11 @@ class Rollout:
         return "; ".join(
             f"{device} serves on with {version.offers[-2].entry.rung}: {reason}" for device, reason in refused.items()
         )
+
+
+def _agree(one: Entry, other: Entry) -> bool:
+    """Whether requests that fit one fit the other, and are batched the same way."""
+    return all(getattr(one, field) == getattr(other, field) for field in CONTRACT)
 
 
 def _optimization(version: _Version, state: State) -> Optimization:

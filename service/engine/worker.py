@@ -7,6 +7,7 @@ Imports torch; knows no HTTP, no gRPC. `models.py` holds the loop that batches, 
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import queue
@@ -30,6 +31,8 @@ from service.engine.messages import (
     LoadFailed,
     SetLogging,
     Started,
+    Unload,
+    Unloaded,
 )
 from service.engine.models import Pending, ServedModel
 from service.engine.transport import split
@@ -44,33 +47,37 @@ from service.statistics import METRICS_VARIABLE, BatchTotals, Tally
 log = logging.getLogger("torchere.engine")
 
 SWITCH_INTERVAL_S = 0.0005  # the default 5 ms lets the reading thread hold the lock while a finished batch waits
-Order = Load | Drain | Configure | SetLogging
+ARRIVAL_S = 1.0  # frontends send no more by now; what they sent may still lie in a socket
+Order = Load | Unload | Drain | Configure | SetLogging
 BROKEN_DEVICE_EXIT = 70  # EX_SOFTWARE: the parent starts a new process, the only cure for a poisoned CUDA context
 
 
 class Engine:
     """All models of one device. `handle` runs on the listener's thread, loading on a thread of its own."""
 
-    def __init__(self, configure: Configure, link: BlockingLink[Order], tally: Tally) -> None:
+    def __init__(
+        self, configure: Configure, link: BlockingLink[Order], tally: Tally, arrival_s: float = ARRIVAL_S
+    ) -> None:
         self._device = Device(configure.device, configure.threads)
         self._tally = tally
+        self._arrival_s = arrival_s
         self._link = link
-        self._models: dict[tuple[str, str], ServedModel] = {}
-        self._orders: queue.Queue[Load] = queue.Queue()
+        self._models: dict[tuple[str, str, int], ServedModel] = {}  # by name, version and contract
+        self._orders: queue.Queue[Load | Unload] = queue.Queue()
         threading.Thread(target=self._load_all, name="loader", daemon=True).start()
 
     def __repr__(self) -> str:
         return f"<Engine {self._device!r} {list(self._models.values())!r}>"
 
-    def order(self, message: Load) -> None:
-        """Queue the parent's word; it is answered with Loaded or LoadFailed."""
+    def order(self, message: Load | Unload) -> None:
+        """Queue the parent's word; it is answered with Loaded, LoadFailed or Unloaded."""
         self._orders.put(message)
 
     def handle(self, message: Infer | Cancel, body: memoryview, connection: DataConnection) -> None:
         """One message of a frontend."""
         match message:
             case Infer():
-                model = self._models.get((message.model, message.version))
+                model = self._models.get((message.model, message.version, message.contract))
                 if model is None:
                     reason = f"model '{message.model}' version {message.version} is not loaded in this engine"
                     connection.send([(Failure(message.id, Code.UNAVAILABLE, reason), ())])
@@ -93,7 +100,11 @@ class Engine:
     def _load_all(self) -> None:
         with self._device.stream():  # warming up neither waits for the batches that run meanwhile, nor they for it
             while True:
-                self._load(self._orders.get())
+                order = self._orders.get()
+                if isinstance(order, Load):
+                    self._load(order)
+                else:
+                    threading.Thread(target=self._unload, args=(order,), name="unloader", daemon=True).start()
 
     def _load(self, order: Load) -> None:
         """Load beside what serves and let it serve. Where that fails, what served before serves on."""
@@ -105,16 +116,27 @@ class Engine:
             reason = f"{type(error).__name__}: {error}"
             self._link.send(LoadFailed(entry.name, entry.version, order.generation, reason))
             return
-        key = entry.name, entry.version
+        key = entry.name, entry.version, entry.contract
         served = self._models.get(key)
         if served is None:
-            counter = BatchTotals(EngineMetrics(*key), self._tally, *key)
+            counter = BatchTotals(EngineMetrics(*key[:2]), self._tally, *key[:2])
             served = ServedModel(entry, runners, self._device, counter)
             served.start(on_broken=_leave)
             self._models[key] = served
         else:
             served.replace_runners(runners)
         self._link.send(Loaded(entry.name, entry.version, order.generation, time.monotonic() - started))
+
+    def _unload(self, order: Unload) -> None:
+        """Let go of a version once what was sent to it has been answered."""
+        time.sleep(self._arrival_s)
+        for key in [
+            key for key in list(self._models) if key[:2] == (order.name, order.version) and key[2] != order.keep
+        ]:
+            self._models.pop(key).close()
+        gc.collect()
+        self._device.release()
+        self._link.send(Unloaded(order.name, order.version))
 
     def _open(self, entry: Entry, folder: Path) -> list[Runner]:
         """Load every instance and warm it at every batch size before it may be asked."""
@@ -164,7 +186,7 @@ def main() -> None:
                 link.send(Started(os.getpid(), path=message.socket_path))
             case SetLogging(settings):
                 follow_log_settings(settings)
-            case Load() if engine is not None:
+            case Load() | Unload() if engine is not None:
                 engine.order(message)
             case Drain() if engine is not None:
                 engine.close()

@@ -61,6 +61,8 @@ class Entry(msgspec.Struct, frozen=True):
     optimization: Optimization = ""
     progress: str = ""
     aliases: tuple[str, ...] = ()  # names that stand for this version: "stable", "canary"
+    contract: int = 0  # grows when requests must look different, or are batched differently
+    is_awaited: bool = True  # False: the service is ready without it, as it was not there from the start
 
     @property
     def is_ready(self) -> bool:
@@ -96,6 +98,16 @@ class Catalog:
         ordered = self.versions(entry.name)
         self._defaults[entry.name] = next((found for found in reversed(ordered) if found.is_ready), ordered[-1])
 
+    def drop(self, name: str, version: str) -> None:
+        """Forget a version."""
+        versions = self._versions.get(name, {})
+        versions.pop(version, None)
+        if versions:
+            self.put(next(iter(versions.values())))
+        else:
+            self._versions.pop(name, None)
+            self._defaults.pop(name, None)
+
     def entries(self) -> tuple[Entry, ...]:
         """Every entry, by name and version number."""
         return tuple(
@@ -112,12 +124,14 @@ class Catalog:
         return tuple(versions[version] for version in sorted(versions, key=_version_number))
 
     def entry(self, name: str, version: str = "") -> Entry:
-        """One version; "" is the highest version that is ready, else the highest. Raises NotFound."""
+        """One version, by number or label; "" is the highest that is ready, else the highest. Raises NotFound."""
         versions = self._versions.get(name)
         if versions and version:
             found = versions.get(version)
             if found is not None:
                 return found
+            if not version.isdigit() and any(version in entry.aliases for entry in versions.values()):
+                return self.aliased(name, version)
             known = ", ".join(sorted(versions, key=_version_number))
             raise NotFound(f"model '{name}' has no version '{version}': its versions are {known}")
         default = self._defaults.get(name)
@@ -147,9 +161,10 @@ class Catalog:
 
     @property
     def is_ready(self) -> bool:
-        """True when nothing is loading and something can be served; a model that failed does not stop the others."""
-        states = [entry.state for entry in self.entries()]
-        return State.LOADING not in states and (State.READY in states or not states)
+        """True when nothing is awaited and something can be served; a model that failed does not stop the others."""
+        entries = self.entries()
+        awaited = [entry.state for entry in entries if entry.is_awaited]
+        return State.LOADING not in awaited and (not awaited or any(entry.is_ready for entry in entries))
 
     def _nearest(self, name: str) -> str:
         near = difflib.get_close_matches(name, self._versions, n=1)

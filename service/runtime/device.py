@@ -39,6 +39,11 @@ class Device:
         if self.is_cuda:
             torch.cuda.current_stream(self.name).synchronize()
 
+    def release(self) -> None:
+        """Give the memory of what was let go back to the device."""
+        if self.is_cuda:
+            torch.cuda.empty_cache()
+
     @property
     def is_sound(self) -> bool:
         """False after an error that poisons the CUDA context: only a new process helps then."""

@@ -25,7 +25,7 @@ def test_a_version_is_loading_until_every_engine_has_it() -> None:
     assert fleet.follow(KEY, [1], was_ready=False)[0] is State.LOADING
     fleet.loaded(1, FIRST)
     assert fleet.follow(KEY, [1], was_ready=False) == (State.READY, "")
-    assert fleet.usable(frozenset([KEY])) == (address(0), address(1))
+    assert fleet.usable({KEY: 0}) == (address(0), address(1))
 
 
 def test_the_only_engine_dies_and_comes_back() -> None:
@@ -33,12 +33,12 @@ def test_the_only_engine_dies_and_comes_back() -> None:
     fleet.loaded(0, FIRST)
     fleet.died(0)
     assert fleet.follow(KEY, [1], was_ready=True) == (State.LOADING, "the engine is being restarted")
-    assert fleet.usable(frozenset()) == ()
+    assert fleet.usable({}) == ()
     fleet.started(0, address(0, 2))
     assert fleet.follow(KEY, [1], was_ready=False)[0] is State.LOADING
     fleet.loaded(0, FIRST)
     assert fleet.follow(KEY, [1], was_ready=False)[0] is State.READY
-    assert fleet.usable(frozenset([KEY])) == (address(0, 2),)
+    assert fleet.usable({KEY: 0}) == (address(0, 2),)
 
 
 def test_one_of_two_engines_dies_and_the_other_serves_on() -> None:
@@ -49,7 +49,7 @@ def test_one_of_two_engines_dies_and_the_other_serves_on() -> None:
     assert fleet.follow(KEY, [1], was_ready=True)[0] is State.READY
     fleet.started(1, address(1, 2))
     assert fleet.follow(KEY, [1], was_ready=True)[0] is State.READY
-    assert fleet.usable(frozenset([KEY])) == (address(0),), "the newcomer must not be asked before it has loaded"
+    assert fleet.usable({KEY: 0}) == (address(0),), "the newcomer must not be asked before it has loaded"
 
 
 def test_an_engine_that_cannot_load_says_why() -> None:

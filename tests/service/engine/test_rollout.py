@@ -217,7 +217,7 @@ def test_every_engine_swaps_by_itself() -> None:
     winner = stage.offer("tensorrt", is_final=True)
     stage.load(winner, 0)
     assert stage.status() == ("READY", "compiling", "eager"), "one of two still serves the fallback"
-    assert len(stage.rollout.fleet.usable(frozenset([KEY]))) == 2
+    assert len(stage.rollout.fleet.usable({KEY: 0})) == 2
     stage.load(winner, 1)
     assert stage.status() == ("READY", "optimised", "tensorrt")
     assert stage.told() == ["nothing -> eager", "eager -> tensorrt"]

@@ -10,7 +10,7 @@ import pytest
 from compiler.manifest import Candidate, Manifest, write_manifest
 from compiler.package import MODEL_FOLDER
 from compiler.spec import Target
-from service.engine.messages import Configure, Infer, Load, Loaded, LoadFailed, Result
+from service.engine.messages import Configure, Failure, Infer, Load, Loaded, LoadFailed, Result, Unload, Unloaded
 from service.engine.worker import Engine
 from service.statistics import Tally
 from tests.fakes import FakeConnection, entry
@@ -74,19 +74,23 @@ class Bench:
         self.connection = FakeConnection()
         self._folder = folder
         configure = Configure("human", "error", "cpu", 1, str(folder / "socket"))
-        self.engine = Engine(configure, self.link, Tally(folder))  # type: ignore[arg-type]
+        self.engine = Engine(configure, self.link, Tally(folder), arrival_s=0.0)  # type: ignore[arg-type]
 
-    def load(self, generation: int, factor: float | None) -> msgspec.Struct:
+    def load(self, generation: int, factor: float | None, contract: int = 0) -> msgspec.Struct:
         """The engine's answer to an artifact that multiplies by `factor`, or to a broken one."""
         folder = self._folder / str(generation)
         if factor is not None:
             artifact(folder, factor)
-        self.engine.order(Load(entry(), str(folder), generation))
+        self.engine.order(Load(entry(contract=contract), str(folder), generation))
         return self.link.next()
 
-    def ask(self, identity: int) -> None:
+    def unload(self, keep: int = 0) -> msgspec.Struct:
+        self.engine.order(Unload("double", "1", keep))
+        return self.link.next()
+
+    def ask(self, identity: int, contract: int = 0) -> None:
         data = np.ones((1, 3), np.float32).tobytes()
-        message = Infer(identity, "double", "1", 1, ((1, 3),), (len(data),))
+        message = Infer(identity, "double", "1", 1, ((1, 3),), (len(data),), contract=contract)
         self.engine.handle(message, memoryview(data), self.connection)  # type: ignore[arg-type]
 
     def values(self) -> dict[int, float]:
@@ -134,3 +138,25 @@ def test_orders_are_answered_one_after_the_other(bench: Bench) -> None:
     assert [answer.generation for answer in answers if isinstance(answer, Loaded)] == [1, 2, 3]
     bench.ask(1)
     assert bench.values() == {1: 3.0}
+
+
+def test_two_contracts_are_served_beside_each_other_until_one_is_let_go(bench: Bench) -> None:
+    bench.load(1, factor=2.0, contract=1)
+    bench.load(2, factor=3.0, contract=2)
+    bench.ask(1, contract=1)
+    bench.ask(2, contract=2)
+    assert bench.unload(keep=2) == Unloaded("double", "1")
+    bench.ask(3, contract=1)
+    bench.ask(4, contract=2)
+    answer, _ = bench.connection.answers.pop(3)
+    assert isinstance(answer, Failure)
+    assert (answer.code, "is not loaded" in answer.message) == ("unavailable", True)
+    assert bench.values() == {1: 2.0, 2: 3.0, 4: 3.0}
+
+
+def test_what_waits_is_answered_before_a_version_is_let_go(bench: Bench) -> None:
+    bench.load(1, factor=2.0, contract=1)
+    for identity in range(20):
+        bench.ask(identity, contract=1)
+    assert bench.unload() == Unloaded("double", "1")
+    assert bench.values() == dict.fromkeys(range(20), 2.0)
