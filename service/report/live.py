@@ -117,5 +117,5 @@ def find_news(before: Progress | None, now: Progress) -> list[str]:
 def _doing(progress: Progress) -> str:
     """`building torchscript fp32`: what changes a few times for each rung, unlike the message."""
     if progress.candidate is None:
-        return progress.stage
+        return progress.message if progress.stage == "wait" else progress.stage
     return f"{STATES.get(progress.stage, progress.stage)} {progress.candidate}"

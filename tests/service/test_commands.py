@@ -17,6 +17,7 @@ from compiler.manifest import MANIFEST_NAME, write_manifest
 from compiler.package import list_files
 from service.cache_commands import parse_age, parse_size
 from service.cli import main
+from service.client.console import describe_state
 from service.local_models import find_models, find_target
 from service.settings import PREFIX, load_settings
 from tests.service.report.samples import cpu_manifest
@@ -175,6 +176,26 @@ def test_what_cannot_be_read_is_listed_all_the_same(artifact: Path) -> None:
     assert "set aside: broken" in listed
     assert "1 artifact and 1 set aside" in listed
     assert "removed 2 artifacts" in torchere("cache", "prune").output
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"state": "READY", "reason": ""}, "READY"),
+        ({"state": "LOADING", "reason": "compiling"}, "LOADING: compiling"),
+        (
+            {"state": "READY", "reason": "", "optimization": "compiling", "progress": "build inductor fp32"},
+            "READY, a faster artifact is being compiled: build inductor fp32",
+        ),
+        (
+            {"state": "READY", "reason": "", "optimization": "fallback", "progress": "no candidate passed"},
+            "READY as it is, not compiled: no candidate passed",
+        ),
+        ({"state": "READY", "reason": "", "optimization": "optimised", "progress": ""}, "READY"),
+    ],
+)
+def test_the_state_of_a_model_in_words(model: dict[str, str], words: str) -> None:
+    assert describe_state(model) == words
 
 
 def test_sizes_and_ages() -> None:

@@ -103,6 +103,12 @@ def test_only_what_is_new_is_told() -> None:
     assert find_news(BUILDING, later) == ["torchscript fp32: failed: it crashed"]
 
 
+def test_waiting_for_another_process_is_told() -> None:
+    assert find_news(None, Progress("wait", None, 2.0, "another process compiles this model")) == [
+        "another process compiles this model (2.0 s)"
+    ]
+
+
 def test_a_pipe_gets_lines() -> None:
     stream = io.StringIO()
     with Display(Console(file=stream, width=100), "[b]digits[/b] 1") as display:
