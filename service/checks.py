@@ -8,7 +8,7 @@ from __future__ import annotations
 from compiler.spec import ITEM_SIZES, TensorSpec
 from service.errors import InvalidInput
 from service.repository.catalog import Entry
-from service.tensors import RequestedOutput, Tensor, describe, shape_text
+from service.tensors import RequestedOutput, Tensor, describe, shape_text, unpack_bytes
 
 
 def check_inputs(inputs: tuple[Tensor, ...], entry: Entry) -> int:
@@ -38,7 +38,8 @@ def check_inputs(inputs: tuple[Tensor, ...], entry: Entry) -> int:
 def _find_mismatch(tensor: Tensor, spec: TensorSpec, max_batch_size: int) -> str:
     """What to do about a tensor that is not as `spec` says; "" where it is."""
     if tensor.datatype != spec.datatype:
-        return f": send the data as {spec.datatype}"
+        text = "this model takes numbers, not text: " if tensor.datatype == "BYTES" else ""
+        return f": {text}send the data as {spec.datatype}"
     shape = tensor.shape
     if len(shape) != len(spec.shape):
         missing_batch = max_batch_size and len(shape) + 1 == len(spec.shape)
@@ -48,6 +49,9 @@ def _find_mismatch(tensor: Tensor, spec: TensorSpec, max_batch_size: int) -> str
         if have != want and (want >= 0 or have < 0):
             return f": dimension {axis} must be {want if want >= 0 else 'zero or more'}"
         count *= have
+    if tensor.datatype == "BYTES":
+        unpack_bytes(tensor.data, count)
+        return ""
     size = ITEM_SIZES[tensor.datatype] * count
     if len(tensor.data) != size:
         return f" with {len(tensor.data)} bytes: this shape takes {size} bytes"

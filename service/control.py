@@ -51,6 +51,18 @@ class Control:
         """One version, ready or not. Raises NotFound."""
         return self._plane.catalog.entry(name, version)
 
+    def ready_entry(self, name: str, version: str = "") -> Entry:
+        """One version. Raises NotFound, or Unavailable where it is not ready."""
+        return self._plane.catalog.ready_entry(name, version)
+
+    def versions(self, name: str) -> tuple[Entry, ...]:
+        """Every version of a model, lowest first. Raises NotFound."""
+        return self._plane.catalog.versions(name)
+
+    def version_of(self, name: str, label: str) -> str:
+        """The version that a label of a model stands for. Raises NotFound."""
+        return self._plane.version_of(name, label)
+
     def is_model_ready(self, name: str, version: str = "") -> bool:
         """Raises NotFound for an unknown model or version."""
         return self.entry(name, version).is_ready and not self._plane.is_draining

@@ -156,7 +156,7 @@ class Frontend:
         config = uvicorn.Config(
             app,
             # uvicorn writes the access log on the way of ASGI only.
-            http="httptools" if settings.access_log else lane_protocol(app.lane),
+            http=lane_protocol(app.lane, serves_lane=not settings.access_log),
             loop="none",
             lifespan="off",
             log_config=None,

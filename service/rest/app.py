@@ -13,15 +13,17 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from service.control import Control
 from service.errors import ServiceError
 from service.plane import Plane
-from service.rest import models, v2
-from service.rest.body import Receive
+from service.rest import models, v2, v2_admin
+from service.rest.body import Receive, limit_body
 from service.rest.errors import error_answer, error_body
-from service.rest.infer import ROUTE, InferLane, Send
+from service.rest.infer import InferLane, Send
 from service.rest.openapi import describe_models
+from service.rest.routes import parse_route
 from service.settings import Settings
 
 log = logging.getLogger("torchere.frontend")
@@ -36,10 +38,11 @@ class App:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            route = ROUTE.fullmatch(scope["path"])
+            route = parse_route(scope["path"])
             if route is not None:
                 await self.lane(scope, receive, send, route)
                 return
+            receive = limit_body(receive, self.lane.limits.body_bytes)
         await self._pages(scope, receive, send)
 
 
@@ -51,6 +54,7 @@ def create_app(plane: Plane, control: Control, settings: Settings) -> App:
         description="Serves PyTorch models with dynamic batching, over the Open Inference Protocol v2 and by name.",
         redirect_slashes=False,
     )
+    pages.include_router(v2_admin.create_router(control))  # first: `stats` is no model's name here
     pages.include_router(v2.create_router(control))
     pages.include_router(models.create_router(control))
     pages.add_exception_handler(HTTPException, _http_error)
@@ -58,17 +62,26 @@ def create_app(plane: Plane, control: Control, settings: Settings) -> App:
     pages.add_exception_handler(ServiceError, _service_error)
     pages.add_exception_handler(Exception, _unexpected_error)
     describe_models(pages, control)
-    return App(InferLane(plane, settings.max_body_bytes), pages)
+    return App(InferLane(plane, settings.limits), pages)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "registered for it"
-    detail = error.detail
+    detail, headers = error.detail, dict(error.headers or {})
+    method, path = request.method[:20], request.url.path[:200]
     if error.status_code == 404:
-        detail = f"there is no {request.method} {request.url.path[:200]} here: /docs lists the routes"
+        detail = f"there is no {method} {path} here: /docs lists the routes"
     if error.status_code == 405:
-        detail = f"{request.method} is not allowed for {request.url.path[:200]}"
-    return Response(error_body(detail), error.status_code, dict(error.headers or {}), "application/json")
+        headers["allow"] = _allowed(request)
+        detail = f"{method} is not allowed for {path}: use {headers['allow']}"
+    return Response(error_body(detail), error.status_code, headers, "application/json")
+
+
+def _allowed(request: Request) -> str:
+    """The verbs of every route with this path; FastAPI itself names those of the first."""
+    matching = [route for route in request.app.routes if isinstance(route, Route)]
+    found = {verb for route in matching if route.path_regex.match(request.url.path) for verb in route.methods or ()}
+    return ", ".join(sorted(found))
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:

@@ -5,17 +5,17 @@ Pure: bytes in, values out, and back. Knows nothing of HTTP's machinery or of en
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import orjson
 
 from compiler.spec import ITEM_SIZES
 from service.errors import InvalidInput, Unsupported
+from service.limits import Limits
 from service.rest.arrays import array_to_bytes, json_to_tensor
+from service.rest.json_text import DEFAULT_LIMITS, dump_json, kind, parse_json, short
 from service.shared_memory import read_placement
 from service.tensors import (
     MAX_RANK,
@@ -25,12 +25,12 @@ from service.tensors import (
     Placement,
     RequestedOutput,
     Tensor,
-    elements,
     to_numpy,
-    unpack_bytes,
 )
 
 RESERVED_PREFIX = "triton_"  # reserved by the protocol's extensions; a client's own parameter must not use it
+NOTHING = memoryview(b"")
+MAX_NAME = 256  # a refusal repeats the name
 SEQUENCES = ("sequence_id", "sequence_start", "sequence_end")
 
 
@@ -64,44 +64,26 @@ class ParsedRequest:
         )
 
 
-def parse_json(text: Buffer) -> dict[str, Any]:
-    """The JSON object of a request. NaN and Infinity are taken, as the clients write them. Raises InvalidInput."""
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        value = _parse_with_nan(bytes(text), error)
-    if not isinstance(value, dict):
-        raise InvalidInput(f"the request must be a JSON object, got {_kind(value)}")
-    return value
-
-
-def _parse_with_nan(text: bytes, error: orjson.JSONDecodeError) -> Any:
-    if b"NaN" in text or b"Infinity" in text:
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            pass
-    raise InvalidInput(f"the request is not valid JSON: {error}") from error
-
-
-def parse_infer(body: memoryview, json_size: int | None) -> ParsedRequest:
+def parse_infer(body: Buffer, json_size: int | None, limits: Limits = DEFAULT_LIMITS) -> ParsedRequest:
     """A v2 inference request; `json_size` is the Inference-Header-Content-Length, None where there is none."""
     if json_size is not None and not 0 < json_size <= len(body):
         raise InvalidInput(
             f"Inference-Header-Content-Length is {json_size}, the body has {len(body)} bytes: "
             "it must be between 1 and that"
         )
-    request = parse_json(body if json_size is None else body[:json_size])
-    return parse_request(request, body[len(body) if json_size is None else json_size :])
+    if json_size is None:
+        return parse_request(parse_json(body, limits), NOTHING, limits)
+    view = memoryview(body)
+    return parse_request(parse_json(view[:json_size], limits), view[json_size:], limits)
 
 
-def parse_request(request: dict[str, Any], blobs: memoryview) -> ParsedRequest:
+def parse_request(request: dict[str, Any], blobs: memoryview, limits: Limits = DEFAULT_LIMITS) -> ParsedRequest:
     """A v2 request whose JSON is `request`; its binary tensors lie one after the other in `blobs`."""
     parameters = _object(request.get("parameters"), "parameters")
     timeout_us, priority = _scheduling(parameters)
     inputs, used = [], 0
     shared: dict[str, Placement] = {}
-    for item in _list(request.get("inputs"), "inputs"):
+    for item in _tensors(request.get("inputs"), "inputs", limits):
         tensor, size = _parse_input(_object(item, "an input"), blobs[used:], shared)
         inputs.append(tensor)
         used += size
@@ -109,10 +91,10 @@ def parse_request(request: dict[str, Any], blobs: memoryview) -> ParsedRequest:
         raise InvalidInput(
             f"the body has {len(blobs)} bytes of binary data, its inputs' binary_data_size add up to {used}"
         )
-    outputs, binary, shared_outputs = _parse_outputs(_list(request.get("outputs", []), "outputs"))
+    outputs, binary, shared_outputs = _parse_outputs(_tensors(request.get("outputs", []), "outputs", limits))
     identity = request.get("id", "")
     if not isinstance(identity, str):
-        raise InvalidInput(f"id must be a string, got {_kind(identity)}")
+        raise InvalidInput(f"id must be a string, got {kind(identity)}")
     default = _boolean(parameters.get("binary_data_output", False), "binary_data_output")
     return ParsedRequest(
         identity, tuple(inputs), outputs, binary, default, timeout_us, priority, shared, shared_outputs
@@ -121,12 +103,10 @@ def parse_request(request: dict[str, Any], blobs: memoryview) -> ParsedRequest:
 
 def _parse_input(item: dict[str, Any], blobs: memoryview, shared: dict[str, Placement]) -> tuple[Tensor, int]:
     """The tensor and the bytes of binary data it took; where it lies in shared memory, that is noted in `shared`."""
-    name, datatype = item.get("name"), item.get("datatype")
-    if not isinstance(name, str) or not name:
-        raise InvalidInput(f"every input needs a name, got {_short(name)}")
+    name, datatype = _name(item, "input"), item.get("datatype")
     if not isinstance(datatype, str) or (datatype not in ITEM_SIZES and datatype != "BYTES"):
         raise InvalidInput(
-            f"input '{name}': datatype {_short(datatype)} is unknown: use one of {', '.join(ITEM_SIZES)}, BYTES"
+            f"input '{name}': datatype {short(datatype)} is unknown: use one of {', '.join(ITEM_SIZES)}, BYTES"
         )
     shape = _shape(item.get("shape"), name)
     parameters = _object(item.get("parameters"), f"input '{name}': parameters")
@@ -141,22 +121,19 @@ def _parse_input(item: dict[str, Any], blobs: memoryview, shared: dict[str, Plac
             raise InvalidInput(f"input '{name}' has neither data nor a binary_data_size")
         return json_to_tensor(name, datatype, shape, item["data"]), 0
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-        raise InvalidInput(f"input '{name}': binary_data_size must be a number of bytes, got {size!r}")
+        raise InvalidInput(f"input '{name}': binary_data_size must be a number of bytes, got {short(size)}")
     if "data" in item:
         raise InvalidInput(f"input '{name}' has both data and binary_data_size: send one of them")
     if size > len(blobs):
         raise InvalidInput(
             f"input '{name}': binary_data_size is {size}, but only {len(blobs)} bytes are left in the body"
         )
-    data = blobs[:size]
-    if datatype == "BYTES":
-        unpack_bytes(data, elements(shape))
-    return Tensor(name, datatype, shape, data), size
+    return Tensor(name, datatype, shape, blobs[:size]), size
 
 
 def _shape(value: Any, name: str) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(type(size) is int and size >= 0 for size in value):
-        raise InvalidInput(f"input '{name}': shape must be a list of sizes, zero or more, got {_short(value)}")
+        raise InvalidInput(f"input '{name}': shape must be a list of sizes, zero or more, got {short(value)}")
     if len(value) > MAX_RANK:
         raise InvalidInput(f"input '{name}': shape has {len(value)} dimensions, at most {MAX_RANK} are allowed")
     return tuple(value)
@@ -169,15 +146,13 @@ def _parse_outputs(
     outputs, binary, shared = [], {}, {}
     for item in items:
         item = _object(item, "an output")
-        name = item.get("name")
-        if not isinstance(name, str) or not name:
-            raise InvalidInput(f"every output needs a name, got {name!r}")
+        name = _name(item, "output")
         parameters = _object(item.get("parameters"), f"output '{name}': parameters")
         if "shared_memory_region" in parameters:
             shared[name] = read_placement(f"output '{name}'", parameters)
         count = parameters.get("classification", 0)
         if type(count) is not int or count < 0:
-            raise InvalidInput(f"output '{name}': classification must be a number of classes, got {count!r}")
+            raise InvalidInput(f"output '{name}': classification must be a number of classes, got {short(count)}")
         if "binary_data" in parameters:
             binary[name] = _boolean(parameters["binary_data"], "binary_data")
         outputs.append(RequestedOutput(name, count))
@@ -192,13 +167,13 @@ def _scheduling(parameters: dict[str, Any]) -> tuple[int, int]:
     for key in parameters:
         if key.startswith(RESERVED_PREFIX):
             raise InvalidInput(
-                f"parameter '{key}' is reserved: names that begin with '{RESERVED_PREFIX}' are not a client's"
+                f"parameter '{key[:40]}' is reserved: names that begin with '{RESERVED_PREFIX}' are not a client's"
             )
     values = []
     for key in ("timeout", "priority"):
         value = parameters.get(key, 0)
         if type(value) is not int or not 0 <= value < 1 << 63:
-            raise InvalidInput(f"parameter '{key}' must be a whole number, zero or more, got {value!r}")
+            raise InvalidInput(f"parameter '{key}' must be a whole number, zero or more, got {short(value)}")
         values.append(value)
     return values[0], values[1]
 
@@ -236,38 +211,32 @@ def json_data(tensor: Tensor) -> tuple[Any, bool]:
     return values, values.dtype.kind != "f" or bool(np.isfinite(values).all())
 
 
-def dump_json(value: Any, has_nan: bool) -> bytes:
-    """JSON text; NaN and Infinity as the literals that Python's, JavaScript's and Triton's clients know."""
-    if not has_nan:
-        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-    return json.dumps(value, default=lambda array: array.tolist()).encode()
-
-
 def _object(value: Any, what: str) -> dict[str, Any]:
     if value is None and what.endswith("parameters"):
         return {}
     if not isinstance(value, dict):
-        raise InvalidInput(f"{what} must be a JSON object, got {_kind(value)}")
+        raise InvalidInput(f"{what} must be a JSON object, got {kind(value)}")
     return value
 
 
-def _list(value: Any, what: str) -> list[Any]:
+def _tensors(value: Any, what: str, limits: Limits) -> list[Any]:
     if not isinstance(value, list):
-        raise InvalidInput(f"{what} must be a list, got {_kind(value)}")
+        raise InvalidInput(f"{what} must be a list, got {kind(value)}")
+    if len(value) > limits.tensors:
+        raise InvalidInput(f"{what} has {len(value)} entries, this server takes {limits.tensors} (setting max_tensors)")
     return value
+
+
+def _name(item: dict[str, Any], what: str) -> str:
+    name = item.get("name")
+    if not isinstance(name, str) or not name:
+        raise InvalidInput(f"every {what} needs a name, got {short(name)}")
+    if len(name) > MAX_NAME:
+        raise InvalidInput(f"the name of an {what} has {len(name)} characters, at most {MAX_NAME} are taken")
+    return name
 
 
 def _boolean(value: Any, what: str) -> bool:
     if not isinstance(value, bool):
-        raise InvalidInput(f"{what} must be true or false, got {_short(value)}")
+        raise InvalidInput(f"{what} must be true or false, got {short(value)}")
     return value
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "nothing"}
-    return names.get(type(value), "a number")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

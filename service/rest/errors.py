@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import orjson
 
-from service.errors import Code, ServiceError
+from service.errors import Code, InvalidInput, ServiceError
 
 STATUS = {
     Code.INVALID: 400,
@@ -23,16 +23,24 @@ STATUS = {
 }
 
 Headers = list[tuple[bytes, bytes]]
+JSON = (b"content-type", b"application/json")  # exactly: KServe's client compares the text
+BODY_TOO_LARGE, HEAD_TOO_LARGE = 413, 431  # where HTTP itself is refused, before there is a request
+
+
+class UnknownEncoding(InvalidInput):
+    """A Content-Encoding that is not known: the answer names those that are, in a header too."""
 
 
 def error_body(message: str) -> bytes:
     """`{"error": message}`."""
-    return orjson.dumps({"error": message})
+    return orjson.dumps({"error": message.encode("utf-8", "replace").decode()})
 
 
 def error_answer(error: ServiceError) -> tuple[int, Headers, bytes]:
     """Status, headers and body for an error."""
-    headers: Headers = [(b"content-type", b"application/json")]
+    headers: Headers = [JSON]
+    if isinstance(error, UnknownEncoding):
+        headers.append((b"accept-encoding", b"gzip, deflate"))
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
     return STATUS[error.code], headers, error_body(str(error))

@@ -1,10 +1,11 @@
 """An image file to the tensor a model takes, as its `image:` declaration in model.yaml says.
 
-Pillow decodes; this file decides size and layout. Blocking: `v1.py` runs it in a thread.
+Pillow decodes; this file decides size and layout. The doors of `infer.py` ask.
 """
 
 from __future__ import annotations
 
+import asyncio
 import io
 
 import numpy as np
@@ -12,14 +13,40 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from compiler.spec import TensorSpec
 from service.errors import InvalidInput
+from service.repository.catalog import Entry
 from service.repository.config import ImageInput
-from service.tensors import NUMPY_TYPES, Tensor
+from service.rest.rows import explain
+from service.tensors import NUMPY_TYPES, Buffer, Tensor
 
-CONTENT_TYPES = {b"image/png": "PNG", b"image/jpeg": "JPEG"}
+CONTENT_TYPES = {b"image/png": "PNG", b"image/jpeg": "JPEG", b"image/jpg": "JPEG"}
+BEGINNINGS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
 MAX_PIXELS = 100_000_000  # a few hundred megabytes once decoded; beyond that it is a decompression bomb
 
 
-def decode_image(body: bytes | bytearray, file_format: str, image: ImageInput, spec: TensorSpec) -> Tensor:
+def find_format(body: Buffer) -> str | None:
+    """ "PNG" or "JPEG" by the first bytes; None for anything else."""
+    start = bytes(body[:8])
+    return next((name for beginning, name in BEGINNINGS.items() if start.startswith(beginning)), None)
+
+
+async def read_image(entry: Entry, body: Buffer, file_format: str) -> Tensor:
+    """The image of a body as one row of the model's only input, decoded beside the event loop. Raises InvalidInput."""
+    if not entry.images:
+        raise InvalidInput(f"model '{entry.name}' takes no image files: {explain(entry)}")
+    if len(entry.inputs) != 1:
+        raise InvalidInput(f"model '{entry.name}' has {len(entry.inputs)} inputs, an image body can fill only one")
+    return await asyncio.to_thread(decode_image, body, file_format, entry.images[0], entry.inputs[0])
+
+
+def read_file(entry: Entry, body: bytes) -> Tensor:
+    """An image that does not say what it is, as one row. Blocking. Raises InvalidInput."""
+    file_format = find_format(body)
+    if file_format is None:
+        raise InvalidInput(f"input '{entry.inputs[0].name}': the file is neither PNG nor JPEG")
+    return decode_image(body, file_format, entry.images[0], entry.inputs[0])
+
+
+def decode_image(body: Buffer, file_format: str, image: ImageInput, spec: TensorSpec) -> Tensor:
     """One row: shape [1,H,W,C] or [1,C,H,W] as `spec` has it; values 0 to 255. Raises InvalidInput."""
     try:
         with Image.open(io.BytesIO(body), formats=[file_format]) as opened:

@@ -1,13 +1,12 @@
-"""The fast lane of HTTP: the infer routes of v1 and v2, in front of FastAPI, whose routes cost more than the lane.
+"""The fast lane of HTTP: every infer route, in front of FastAPI, whose routes cost more than the lane.
 
-It lets `codec.py` or `v1.py` translate, and asks the plane. `protocol.py` calls it without ASGI where it can, `app.py`
-with it where not.
+It lets `codec.py`, `v1.py`, `tf_serving.py` or `torch_serve.py` translate, and asks the plane. `protocol.py` calls it
+without ASGI where it can, `app.py` with it where not.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
@@ -17,25 +16,32 @@ import msgspec
 from msgspec.structs import replace
 
 from service.errors import ExecutionFailed, InvalidInput, ServiceError, TooLarge
+from service.limits import Limits
 from service.plane import Plane
-from service.rest.body import Receive, read_body, unpack
+from service.rest.body import Receive, choose_encoding, compress, read_body, unpack
 from service.rest.codec import encode_infer, parse_infer
-from service.rest.errors import Headers, error_answer, error_body
-from service.rest.v1 import V1, Answer, Encode
-from service.tensors import Buffer, InferRequest, InferResponse, Tensor, byte_size
+from service.rest.doors import Answer, Content, Translated
+from service.rest.errors import JSON, Headers, error_answer, error_body
+from service.rest.raw import read_one_row
+from service.rest.routes import Route
+from service.rest.tf_serving import Predict
+from service.rest.timing import ASK, is_wanted, server_timing
+from service.rest.torch_serve import Predictions
+from service.rest.v1 import V1
+from service.tensors import Buffer, InferRequest, InferResponse
 
 log = logging.getLogger("torchere.frontend")
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-ROUTE = re.compile(r"/(v[12])/models/([^/]+)(?:/versions/([^/]+))?/infer")
 JSON_SIZE = b"inference-header-content-length"
+MAX_DIGITS = 18  # more than any body has; Python refuses to read numbers of thousands of digits
 
 
 class Asked(msgspec.Struct, frozen=True):
     """One HTTP request to an infer route, its body still as it came."""
 
-    route: re.Match[str]
+    route: Route
     query: bytes
     headers: dict[bytes, bytes]
     body: bytes | bytearray
@@ -43,24 +49,30 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class InferLane:
-    """`await lane.answer(asked)`: status, headers and body of one request whose path `ROUTE` has matched."""
+    """`await lane.answer(asked)`: status, headers and body of one request whose path is a Route."""
 
-    def __init__(self, plane: Plane, max_body_bytes: int) -> None:
-        self.max_body_bytes = max_body_bytes
+    def __init__(self, plane: Plane, limits: Limits) -> None:
+        self.limits = limits
         self._plane = plane
         self._v1 = V1(plane)
+        self._predict = Predict(plane)
+        self._predictions = Predictions(plane)
 
-    async def __call__(
-        self, scope: MutableMapping[str, Any], receive: Receive, send: Send, route: re.Match[str]
-    ) -> None:
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send, route: Route) -> None:
         """The same as an ASGI application, for what the protocol class leaves to it."""
         arrived = time.monotonic()
         headers = dict(scope["headers"])
+        allowed = ("POST", "PUT") if route.door == "predictions" else ("POST",)  # curl -T puts
         try:
-            if scope["method"] != "POST":
-                answer: Answer = 405, [(b"allow", b"POST")], [error_body("use POST for inference")]
+            if scope["method"] not in allowed:
+                names = " or ".join(allowed)
+                answer: Answer = (
+                    405,
+                    [JSON, (b"allow", ", ".join(allowed).encode())],
+                    [error_body(f"{scope['method'][:20]} is not for inference: use {names}")],
+                )
             else:
-                body = await read_body(receive, headers, self.max_body_bytes)
+                body = await read_body(receive, headers, self.limits.body_bytes)
                 answer = await self.answer(Asked(route, scope["query_string"], headers, body, arrived))
         except ServiceError as error:
             answer = self.refusal(error)
@@ -85,61 +97,80 @@ class InferLane:
 
     async def _answer(self, asked: Asked) -> Answer:
         """Translate, ask the plane, translate back; what cannot be translated is counted as refused."""
-        protocol, model, version = asked.route.groups()
-        bare = InferRequest(model, version or "", (), arrived=asked.arrived)
+        route, headers = asked.route, asked.headers
+        bare = InferRequest(route.model, route.version, (), arrived=asked.arrived)
         try:
-            body = unpack(asked.body, asked.headers, self.max_body_bytes)
-            if protocol == "v2" or JSON_SIZE in asked.headers:
-                request, encode = self._translate_v2(bare, asked.headers, body)
+            body = asked.body
+            if b"content-encoding" in headers:
+                body = await unpack(body, headers, self.limits.body_bytes)
+            if route.door == "v2" or (route.door == "v1" and JSON_SIZE in headers):
+                request, encode = self._translate_v2(bare, headers, body)
             else:
-                query = parse_qs(asked.query.decode("latin-1"))
-                request, encode = await self._v1.translate(bare, asked.headers, body, query)
+                request, encode = await self._translate_by_door(bare, asked, body)
         except ServiceError as error:
             self._plane.refused(bare, error)
             raise
-        return encode(await self._plane.infer(request))
+        response = await self._plane.infer(request)
+        answer = encode(response)
+        if b"accept-encoding" in headers:
+            answer = await _packed(answer, headers[b"accept-encoding"])
+        if ASK in headers and is_wanted(headers[ASK]):
+            answer[1].append((b"server-timing", self._timing(response, asked.arrived)))
+        return answer
 
-    def _translate_v2(
-        self, bare: InferRequest, headers: dict[bytes, bytes], body: bytes | bytearray
-    ) -> tuple[InferRequest, Encode]:
+    async def _translate_by_door(self, bare: InferRequest, asked: Asked, body: bytes | bytearray) -> Translated:
+        query = parse_qs(asked.query.decode("latin-1")) if asked.query else {}
+        content = Content(asked.headers, body, query, self.limits)
+        match asked.route.door:
+            case "predict":
+                if asked.route.label:
+                    version = self._plane.version_of(bare.model, asked.route.label)
+                    bare = replace(bare, version=version)
+                return await self._predict.translate(bare, content, asked.route.verb)
+            case "predictions":
+                return await self._predictions.translate(bare, content)
+            case _:
+                return await self._v1.translate(bare, content)
+
+    def _translate_v2(self, bare: InferRequest, headers: dict[bytes, bytes], body: bytes | bytearray) -> Translated:
         """An Open Inference Protocol v2 request, JSON with or without binary tensors, or raw binary."""
         size = headers.get(JSON_SIZE)
-        if size is not None and not size.isdigit():
-            raise InvalidInput(f"Inference-Header-Content-Length must be a number, got '{size.decode('latin-1')[:40]}'")
         if size == b"0":
-            return self._raw_request(bare, body), lambda response: _encode_v2(response, {}, True)
-        parsed = parse_infer(memoryview(body), None if size is None else int(size))
-        request = parsed.asked_of(bare)
-        return request, lambda response: _encode_v2(response, parsed.binary, parsed.binary_default)
+            entry = self._plane.catalog.ready_entry(bare.model, bare.version)
+            raw_request = replace(bare, inputs=(read_one_row(entry, body),))
+            return raw_request, lambda response: _encode_v2(response, {}, True)
+        if size is not None and (not size.isdigit() or len(size) > MAX_DIGITS):
+            shown = size.decode("latin-1")[:40]
+            raise InvalidInput(f"Inference-Header-Content-Length must be a number of bytes, got '{shown}'")
+        parsed = parse_infer(body, None if size is None else int(size), self.limits)
+        return parsed.asked_of(bare), lambda response: _encode_v2(response, parsed.binary, parsed.binary_default)
 
-    def _raw_request(self, bare: InferRequest, body: bytes | bytearray) -> InferRequest:
-        """The whole body is the one input, a batch of one; its one varying dimension follows from the size."""
-        entry = self._plane.catalog.ready_entry(bare.model, bare.version)
-        if len(entry.inputs) != 1:
-            raise InvalidInput(
-                f"a raw binary request needs a model with one input, '{entry.name}' has {len(entry.inputs)}"
-            )
-        spec = entry.inputs[0]
-        shape = (1, *spec.shape[1:]) if entry.max_batch_size else spec.shape
-        if shape.count(-1) == 1:
-            item = byte_size(spec.datatype, tuple(size for size in shape if size != -1))
-            shape = tuple(len(body) // max(item, 1) if size == -1 else size for size in shape)
-        return replace(bare, inputs=(Tensor(spec.name, spec.datatype, shape, body),))
+    def _timing(self, response: InferResponse, arrived: float) -> bytes:
+        backend = self._plane.catalog.entry(response.model, response.version).rung
+        seconds = time.monotonic() - arrived
+        return server_timing(response.phases_ns, seconds, response.batch, response.bucket, backend)
 
 
 def _encode_v2(response: InferResponse, binary: dict[str, bool], binary_default: bool) -> Answer:
     text, blobs = encode_infer(response, binary, binary_default)
     if not blobs:
-        return 200, [(b"content-type", b"application/json")], [text]
+        return 200, [JSON], [text]
     sized = [(b"content-type", b"application/octet-stream"), (JSON_SIZE, str(len(text)).encode())]
     return 200, sized, [text, *blobs]
+
+
+async def _packed(answer: Answer, accepted: bytes) -> Answer:
+    """The answer compressed as the client asks, or as it is."""
+    status, headers, blobs = answer
+    encoding = choose_encoding(accepted, sum(map(len, blobs)), is_text=headers[0] == JSON)
+    if encoding is None:
+        return answer
+    return status, [*headers, (b"content-encoding", encoding)], await compress(blobs, encoding)
 
 
 async def _send(send: Send, status: int, headers: Headers, blobs: Sequence[Buffer]) -> None:
     """One body, whole: joining costs a copy, but a second write costs more for all but the largest answers."""
     body = bytes(blobs[0]) if len(blobs) == 1 else b"".join(blobs)
-    if not any(name == b"content-type" for name, _ in headers):
-        headers.append((b"content-type", b"application/json"))
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

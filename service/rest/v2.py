@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 
 from service.control import Control
 from service.errors import InvalidInput
-from service.rest.codec import parse_json
+from service.rest.json_text import parse_json
 
 NOT_READY = 503
 

@@ -55,7 +55,7 @@ def test_64_clients_at_once_get_every_answer_right(protocol: str, demo: RunningS
 
 def test_a_second_start_compiles_nothing(demo: RunningServer, cache: Path, logs: Path) -> None:
     with RunningServer(ROOT / "models", cache, logs) as again:
-        models = again.get("/v1/models")[1]["models"]
+        models = again.get("/v1/models")[1]["entries"]
         assert {model["source"] for model in models} == {"cache"}
         assert again.metric("torchere_cache_requests_total", result="hit") == len(models)
         assert again.metric("torchere_cache_requests_total", result="miss") == 0

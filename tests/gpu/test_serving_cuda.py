@@ -77,7 +77,7 @@ def test_digits_served_from_the_gpu(tmp_path: Path) -> None:
     with (repository / "digits" / "model.yaml").open("a") as config:
         config.write("\ncompile: {backends: [eager, torchscript]}\n")
     with RunningServer(repository, tmp_path / "cache", tmp_path, "--device", "cuda:0") as server:
-        (model,) = server.get("/v1/models")[1]["models"]
+        (model,) = server.get("/v1/models")[1]["entries"]
         assert model["device"] == "cuda:0"
         ask_all(server, samples, want)
         server.kill("service.engine.worker")

@@ -214,7 +214,7 @@ def test_the_index_tells_every_state(client: Client) -> None:
 
 
 def test_models_are_listed_with_what_a_person_asks_first(client: Client) -> None:
-    models = {(m["name"], m["version"]): m for m in client.ask("GET", "/v1/models").json()["models"]}
+    models = {(m["name"], m["version"]): m for m in client.ask("GET", "/v1/models").json()["entries"]}
     assert models["double", "1"]["backend"] == "eager"
     assert client.ask("GET", "/v1/models/mean_color").json()["labels"] == {"color": ["red", "green", "blue"]}
 

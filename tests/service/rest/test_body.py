@@ -19,7 +19,10 @@ def read(*messages: dict[str, Any], limit: int = 100, **headers: str) -> bytes:
     async def receive() -> dict[str, Any]:
         return next(queue)
 
-    return bytes(unpack(asyncio.run(read_body(receive, asked, limit)), asked, limit))
+    async def run() -> bytes:
+        return bytes(await unpack(await read_body(receive, asked, limit), asked, limit))
+
+    return asyncio.run(run())
 
 
 def part(body: bytes, more: bool = False) -> dict[str, Any]:
