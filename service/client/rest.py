@@ -48,7 +48,7 @@ class RestClient:
 
     def models(self) -> list[dict[str, Any]]:
         """Every version of every model, as GET /v1/models tells it."""
-        return list(self._send("GET", "/v1/models").json()["models"])
+        return list(self._send("GET", "/v1/models").json()["entries"])
 
     def infer(
         self, model: str, inputs: dict[str, np.ndarray[Any, Any]], version: str = ""
