@@ -46,11 +46,13 @@ class Device:
 
     @property
     def is_sound(self) -> bool:
-        """False after an error that poisons the CUDA context: only a new process helps then."""
-        if not self.is_cuda:
-            return True
+        """False after an error that poisons the CUDA context: only a new process helps then.
+
+        Asked of the calling thread's stream, which is told of such an error as any other: to wait for the whole device
+        is forbidden, and spoils the recording, while another thread records a CUDA graph.
+        """
         try:
-            torch.cuda.synchronize(self.name)
+            self.synchronize()
         except RuntimeError:
             return False
         return True
