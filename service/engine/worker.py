@@ -190,8 +190,11 @@ def main() -> None:
                 engine.order(message)
             case Drain() if engine is not None:
                 engine.close()
-                return
-    os._exit(0)  # the parent is gone: nobody can be answered any more
+                break
+    # All is answered, or the parent is gone and nobody can be. Not by returning: a model may be loading just now, and
+    # the interpreter would take its libraries apart under it.
+    logging.shutdown()
+    os._exit(0)
 
 
 if __name__ == "__main__":
