@@ -5,6 +5,7 @@ Knows routes, not models. `frontend.py` serves it; `infer.py` is the lane, `v2.p
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import MutableMapping
 from typing import Any
@@ -54,10 +55,12 @@ def create_app(plane: Plane, control: Control, settings: Settings) -> App:
         description="Serves PyTorch models with dynamic batching, over the Open Inference Protocol v2 and by name.",
         redirect_slashes=False,
     )
-    pages.include_router(v2_admin.create_router(control))  # first: `stats` is no model's name here
-    pages.include_router(v2.create_router(control))
-    pages.include_router(models.create_router(control))
-    pages.add_exception_handler(HTTPException, _http_error)
+    # The first is asked first: `stats` is no model's name here.
+    routers = [v2_admin.create_router(control), v2.create_router(control), models.create_router(control)]
+    for router in routers:
+        pages.include_router(router)
+    routes = [route for router in routers for route in router.routes if isinstance(route, Route)]
+    pages.add_exception_handler(HTTPException, functools.partial(_http_error, routes))
     pages.add_exception_handler(RequestValidationError, _validation_error)
     pages.add_exception_handler(ServiceError, _service_error)
     pages.add_exception_handler(Exception, _unexpected_error)
@@ -65,23 +68,21 @@ def create_app(plane: Plane, control: Control, settings: Settings) -> App:
     return App(InferLane(plane, settings.limits), pages)
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _http_error(routes: list[Route], request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "registered for it"
-    detail, headers = error.detail, dict(error.headers or {})
+    detail, headers = error.detail, {name.lower(): value for name, value in (error.headers or {}).items()}
     method, path = request.method[:20], request.url.path[:200]
     if error.status_code == 404:
         detail = f"there is no {method} {path} here: /docs lists the routes"
     if error.status_code == 405:
-        headers["allow"] = _allowed(request)
+        headers["allow"] = _allowed(routes, request.url.path) or headers.get("allow", "")
         detail = f"{method} is not allowed for {path}: use {headers['allow']}"
     return Response(error_body(detail), error.status_code, headers, "application/json")
 
 
-def _allowed(request: Request) -> str:
+def _allowed(routes: list[Route], path: str) -> str:
     """The verbs of every route with this path; FastAPI itself names those of the first."""
-    matching = [route for route in request.app.routes if isinstance(route, Route)]
-    found = {verb for route in matching if route.path_regex.match(request.url.path) for verb in route.methods or ()}
-    return ", ".join(sorted(found))
+    return ", ".join(sorted({verb for route in routes if route.path_regex.match(path) for verb in route.methods or ()}))
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:

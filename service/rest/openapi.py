@@ -1,4 +1,4 @@
-"""The OpenAPI page: FastAPI's own routes, and for each ready model its inference route with its inputs and an example.
+"""The OpenAPI page: FastAPI's own routes, and for each ready model every way to infer with its inputs and an example.
 
 Knows entries and schemas, nothing of the lane that answers those routes.
 """
@@ -6,14 +6,19 @@ Knows entries and schemas, nothing of the lane that answers those routes.
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI
 
 from compiler.spec import TensorSpec
 from service.control import Control
 from service.repository.catalog import Entry
+from service.tensors import elements
 
 MAX_EXAMPLE_ELEMENTS = 1024  # a page with a million zeros helps nobody
+KINDS = {"BOOL": "boolean", "BYTES": "string"}  # datatype -> type in a schema; all others are numbers
+ZEROS = {"BOOL": False, "BYTES": ""}
+BINARY = {"type": "string", "format": "binary"}
 
 
 def describe_models(app: FastAPI, control: Control) -> None:
@@ -31,53 +36,159 @@ def describe_models(app: FastAPI, control: Control) -> None:
 
 
 def _paths(entry: Entry) -> dict[str, Any]:
-    content: dict[str, Any] = {"application/json": {"schema": _inputs_schema(entry)}}
-    example = example_request(entry)
-    if example is not None:
-        content["application/json"]["example"] = example
-    if entry.images:
-        content |= {kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/png", "image/jpeg")}
-    name = f"{entry.name}_{entry.version}"
-    operation = {
-        "tags": [entry.name],
-        "summary": f"Infer with {entry.name}, version {entry.version}",
-        "description": entry.description,
-        "operationId": f"infer_{name}",
-        "requestBody": {"required": True, "content": content},
-        "responses": {
-            "200": {
-                "description": "The outputs by name",
-                "content": {"application/json": {"schema": _answer_schema(entry)}},
-            },
-            "400": _error("The request does not fit the model"),
-            "503": _error("Not ready, or too much work waits"),
-        },
+    """One path for each way to ask this version, under the model's name."""
+    version = f"/v1/models/{quote(entry.name)}/versions/{entry.version}"
+    by_name = example_inputs(entry)
+    return {
+        f"{version}/infer": _operation(entry, "infer", _v1_content(entry, by_name), _v1_answer(entry)),
+        f"/v2/models/{quote(entry.name)}/versions/{entry.version}/infer": _operation(
+            entry, "infer_v2", _json(_v2_schema(entry), example_v2(entry)), _json(_v2_answer(entry), None)
+        ),
+        f"{version}:predict": _operation(
+            entry, "predict", _json(_object({"inputs": _inputs(entry)}), by_name), _json(_predict_answer(entry), None)
+        ),
+        f"/predictions/{quote(entry.name)}/{entry.version}": _operation(
+            entry, "predictions", _predictions_content(entry, by_name), _json({}, None)
+        ),
     }
-    return {f"/v1/models/{entry.name}/versions/{entry.version}/infer": {"post": operation}}
 
 
-def example_request(entry: Entry) -> dict[str, Any] | None:
+SUMMARIES = {
+    "infer": "Infer by name",
+    "infer_v2": "Infer, Open Inference Protocol v2",
+    "predict": "Predict, as TensorFlow Serving and KServe v1",
+    "predictions": "Predictions, as TorchServe",
+}
+
+
+def _operation(entry: Entry, road: str, content: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "post": {
+            "tags": [entry.name],
+            "summary": f"{SUMMARIES[road]}: {entry.name}, version {entry.version}",
+            "description": entry.description,
+            "operationId": f"{road}_{entry.name}_{entry.version}",
+            "parameters": [TIMING],
+            "requestBody": {"required": True, "content": content},
+            "responses": {
+                "200": {"description": "The outputs", "content": answer},
+                **{status: _error(text) for status, text in REFUSALS.items()},
+            },
+        }
+    }
+
+
+TIMING = {
+    "name": "Server-Timing",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "enum": ["1", "0"]},
+    "description": "1: the answer says in a header of this name where the time went.",
+}
+REFUSALS = {
+    "400": "The request does not fit the model",
+    "413": "The request is larger than the limits of this server",
+    "500": "The model failed on this input",
+    "501": "A feature this server does not have",
+    "503": "Not ready, or too much work waits",
+    "504": "The request's time ran out",
+}
+
+
+def _v1_content(entry: Entry, example: Any) -> dict[str, Any]:
+    content = _json(_object({"inputs": _inputs(entry)}), example)
+    kinds = ["application/octet-stream", "application/x-npy"] if len(entry.inputs) == 1 else []
+    kinds += ["image/png", "image/jpeg"] if entry.images else []
+    return content | {kind: {"schema": BINARY} for kind in kinds}
+
+
+def _v1_answer(entry: Entry) -> dict[str, Any]:
+    content = _json(_answer_schema(entry), None)
+    kinds = ("application/octet-stream", "application/x-npy") if len(entry.outputs) == 1 else ()
+    return content | {kind: {"schema": BINARY} for kind in kinds}
+
+
+def _predictions_content(entry: Entry, example: Any) -> dict[str, Any]:
+    """Inputs without the word `inputs` around them."""
+    content = _json(_inputs(entry), example["inputs"] if example else None)
+    return content | ({kind: {"schema": BINARY} for kind in ("image/png", "image/jpeg")} if entry.images else {})
+
+
+def example_inputs(entry: Entry) -> dict[str, Any] | None:
     """A request of one row that the model answers, or None where it would be too long to print."""
-    inputs = {}
+    shapes = example_shapes(entry)
+    if shapes is None:
+        return None
+    pairs = zip(entry.inputs, shapes, strict=True)
+    return {"inputs": {spec.name: _zeros(shape, ZEROS.get(spec.datatype, 0)) for spec, shape in pairs}}
+
+
+def example_v2(entry: Entry) -> dict[str, Any] | None:
+    """The same in the v2 protocol."""
+    shapes = example_shapes(entry)
+    if shapes is None:
+        return None
+    return {
+        "inputs": [
+            {
+                "name": spec.name,
+                "shape": list(shape),
+                "datatype": spec.datatype,
+                "data": [ZEROS.get(spec.datatype, 0)] * elements(shape),
+            }
+            for spec, shape in zip(entry.inputs, shapes, strict=True)
+        ]
+    }
+
+
+def example_shapes(entry: Entry) -> list[tuple[int, ...]] | None:
+    """One row of each input; sizes that vary are as their example says, else 1."""
+    shapes = []
     for spec in entry.inputs:
         shape = tuple(spec.example_shape or spec.shape)
         shape = (1, *shape[1:]) if entry.max_batch_size else shape
-        shape = tuple(1 if size < 0 else size for size in shape)
-        total = 1
-        for size in shape:
-            total *= size
-        if total > MAX_EXAMPLE_ELEMENTS:
-            return None
-        inputs[spec.name] = _zeros(shape, False if spec.datatype == "BOOL" else 0)
-    return {"inputs": inputs}
+        shapes.append(tuple(1 if size < 0 else size for size in shape))
+    return shapes if sum(map(elements, shapes)) <= MAX_EXAMPLE_ELEMENTS else None
 
 
 def _zeros(shape: tuple[int, ...], value: object) -> Any:
     return [_zeros(shape[1:], value) for _ in range(shape[0])] if shape else value
 
 
-def _inputs_schema(entry: Entry) -> dict[str, Any]:
-    return _object({"inputs": _object({spec.name: _array(spec) for spec in entry.inputs})})
+def _json(schema: dict[str, Any], example: Any) -> dict[str, Any]:
+    return {"application/json": {"schema": schema, **({} if example is None else {"example": example})}}
+
+
+def _inputs(entry: Entry) -> dict[str, Any]:
+    return _object({spec.name: _array(spec) for spec in entry.inputs})
+
+
+def _v2_schema(entry: Entry) -> dict[str, Any]:
+    tensor = {
+        "name": {"type": "string", "enum": [spec.name for spec in entry.inputs]},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+        "datatype": {"type": "string", "enum": sorted({spec.datatype for spec in entry.inputs})},
+        "data": {"type": "array", "items": {}},
+    }
+    return _object({"inputs": {"type": "array", "items": _object(tensor)}})
+
+
+def _v2_answer(entry: Entry) -> dict[str, Any]:
+    tensor = {
+        "name": {"type": "string", "enum": [spec.name for spec in entry.outputs]},
+        "shape": {"type": "array", "items": {"type": "integer"}},
+        "datatype": {"type": "string"},
+        "data": {"type": "array", "items": {}},
+    }
+    names = {"model_name": {"type": "string"}, "model_version": {"type": "string"}}
+    return _object({**names, "outputs": {"type": "array", "items": _object(tensor)}})
+
+
+def _predict_answer(entry: Entry) -> dict[str, Any]:
+    """One output stands without its name."""
+    if len(entry.outputs) == 1:
+        return _object({"outputs": _array(entry.outputs[0])})
+    return _object({"outputs": _object({spec.name: _array(spec) for spec in entry.outputs})})
 
 
 def _answer_schema(entry: Entry) -> dict[str, Any]:
@@ -90,7 +201,7 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def _array(spec: TensorSpec) -> dict[str, Any]:
-    kind = "boolean" if spec.datatype == "BOOL" else "number" if spec.datatype[0] in "FB" else "integer"
+    kind = KINDS.get(spec.datatype, "number" if spec.datatype[0] in "FB" else "integer")
     schema: dict[str, Any] = {"type": kind}
     for size in reversed(spec.shape):
         schema = {"type": "array", "items": schema, **({"minItems": size, "maxItems": size} if size >= 0 else {})}
