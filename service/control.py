@@ -20,6 +20,8 @@ EXTENSIONS = (
     *("classification", "model_configuration", "binary_tensor_data", "parameters", "schedule_policy"),
     *("statistics", "logging"),
 )
+WHERE_EXPLICIT = ("model_repository", "model_repository(unload_dependents)")
+WHERE_SHARED = ("system_shared_memory",)
 PLATFORM = "pytorch_torchere"
 CONFIG_BACKEND = "pytorch"
 
@@ -31,6 +33,7 @@ class Control:
         self, plane: Plane, extensions: Extensions | None = None, totals: Callable[[], dict[Key, Totals]] = dict
     ) -> None:
         self.extensions = extensions or Extensions(plane, Nobody())
+        self.has_shared_memory = False
         self._plane = plane
         self._totals = totals
         self.version = __version__
@@ -41,7 +44,12 @@ class Control:
 
     def server_metadata(self) -> dict[str, Any]:
         """`{name, version, extensions}`."""
-        return {"name": "torchere", "version": self.version, "extensions": list(EXTENSIONS)}
+        extensions = [
+            *EXTENSIONS,
+            *(WHERE_EXPLICIT if self.extensions.is_explicit else ()),
+            *(WHERE_SHARED if self.has_shared_memory else ()),
+        ]
+        return {"name": "torchere", "version": self.version, "extensions": extensions}
 
     def entries(self) -> tuple[Entry, ...]:
         """Every version of every model, ready or not."""

@@ -63,6 +63,11 @@ def describe_artifact(config: ModelConfig, version: str, manifest: Manifest, ori
     )
 
 
+def not_loaded(name: str, version: str, reason: str) -> Entry:
+    """A version that is there, and that nobody wants to be served."""
+    return Entry(name, version, State.UNAVAILABLE, reason, is_awaited=False)
+
+
 def entry_of(config: ModelConfig, version: str, state: State, reason: str) -> Entry:
     """What is known of a version before it is compiled."""
     return Entry(
@@ -78,4 +83,5 @@ def entry_of(config: ModelConfig, version: str, state: State, reason: str) -> En
         images=config.images,
         batching=config.batching,
         instances=config.instances,
+        aliases=tuple(label for label, labelled in config.version_labels.items() if labelled == version),
     )

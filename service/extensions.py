@@ -1,4 +1,4 @@
-"""The door of what changes the service for all of its clients: shared memory regions, trace and log settings.
+"""The door of what changes the service for all of its clients: models, shared memory regions, trace and log settings.
 
 Reads what the last snapshot shared; changes go to the parent, so that every frontend knows of them when a client is
 answered. `control.py` holds it; `rest/v2_admin.py` and `rpc/admin.py` translate. Knows no protocol.
@@ -6,15 +6,32 @@ answered. `control.py` holds it; `rest/v2_admin.py` and `rpc/admin.py` translate
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from service import tuning
-from service.engine.messages import Change, ChangeLog, ChangeTrace, RegisterRegion, Shared, UnregisterRegions
-from service.errors import Unsupported
+from service.engine.messages import (
+    Change,
+    ChangeLog,
+    ChangeTrace,
+    LoadModel,
+    RegisterRegion,
+    Shared,
+    UnloadModel,
+    UnregisterRegions,
+)
+from service.errors import InvalidInput, NotFound, Unsupported
 from service.parent import Parent
 from service.plane import Plane
+from service.repository.overrides import read_override
+from service.repository.storage import MODEL_NAME
+from service.repository.uploads import write_upload
 from service.shared_memory import CUDA_REASON, Region, region_status
+
+EXPLICIT_ONLY = "loading and unloading models needs a server started with --model-control-mode explicit"
 
 
 class Nobody:
@@ -25,10 +42,12 @@ class Nobody:
 
 
 class Extensions:
-    """`extensions.shared` is replaced at each snapshot."""
+    """`extensions.shared` is replaced at each snapshot; `is_explicit`: models are loaded on a client's word."""
 
     def __init__(self, plane: Plane, parent: Parent) -> None:
         self.shared = Shared()
+        self.is_explicit = False
+        self.runtime_directory = Path()
         self._plane = plane
         self._parent = parent
 
@@ -75,6 +94,27 @@ class Extensions:
         if tuning.change_log(self.shared.log, given) != self.shared.log:
             await self._parent.ask(ChangeLog(dict(given)))
         return self.log_settings()
+
+    async def load(self, model: str, config: str | None, files: Mapping[str, bytes]) -> None:
+        """Load or reload a model, as the repository has it, or as `config` and `files` say. Raises ServiceError."""
+        if not MODEL_NAME.fullmatch(model):
+            raise NotFound(f"unknown model '{model[:128]}': the model repository has none of that name")
+        if files and config is None:
+            raise InvalidInput("a load call that brings files needs a config too: '{}' where their model.yaml says all")
+        self._check_explicit()
+        override = json.dumps(read_override(model, config)) if config is not None else ""
+        upload = await asyncio.to_thread(write_upload, self.runtime_directory, model, files) if files else ""
+        await self._parent.ask(LoadModel(model, override, str(upload)))
+
+    async def unload(self, model: str) -> None:
+        """Serve a model no more. There are no models that depend on others. Raises NotFound or Unsupported."""
+        self._check_explicit()
+        self._check_model(model)
+        await self._parent.ask(UnloadModel(model))
+
+    def _check_explicit(self) -> None:
+        if not self.is_explicit:
+            raise Unsupported(EXPLICIT_ONLY)
 
     def _check_model(self, model: str) -> None:
         if model:

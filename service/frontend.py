@@ -138,6 +138,9 @@ class Frontend:
         set_up_logging(settings.log_format, settings.log_level, "frontend")
         self._drain_timeout_s = settings.drain_timeout_s
         follow_log_settings(self._control.extensions.shared.log)
+        self._control.extensions.is_explicit = settings.model_control_mode == "explicit"
+        self._control.extensions.runtime_directory = Path(configure.runtime_directory)
+        self._control.has_shared_memory = settings.shared_memory == "system"
         http_socket = socket.socket(fileno=int(os.environ[HTTP_SOCKET_VARIABLE]))
         try:
             self._rpc = await start_rpc(

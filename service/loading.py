@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
+
+from msgspec import structs
 
 import compiler
 from compiler import Artifact, Progress
@@ -28,6 +31,7 @@ from service.describe import (
     describe_shortfall,
     entry_of,
     find_difference,
+    not_loaded,
 )
 from service.observe.metrics import CACHE, COMPILE
 from service.repository.catalog import Entry, State
@@ -37,6 +41,7 @@ from service.settings import Settings
 
 log = logging.getLogger("torchere.compiler")
 
+NOT_ASKED = "not loaded: nothing has asked for it"
 INTERNAL = "internal error while compiling: the server's log has the details"
 BESIDE_SERVING = 10  # niceness: the builders of a model that serves already get a tenth of a contended core
 
@@ -45,6 +50,7 @@ class Audience(Protocol):
     """Who is told; a key is (name, version)."""
 
     def announced(self, entry: Entry) -> None: ...
+    def reloading(self, key: tuple[str, str]) -> None: ...
     def progressed(self, key: tuple[str, str], note: str) -> None: ...
     def offered(self, entry: Entry, folder: Path, *, is_final: bool, shortfall: str = "") -> None: ...
     def failed(self, key: tuple[str, str], reason: str) -> None: ...
@@ -65,12 +71,18 @@ class Compiler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One version to bring to service; `startup` is what it does until it is compiled."""
+    """One version to bring to service; `startup` is what it does until it is compiled.
+
+    `is_beside`: an earlier artifact serves meanwhile. Once `given_up` is set, nothing more is made or told of it.
+    """
 
     model: FoundModel
     version: str
     config: ModelConfig
     startup: Literal["wait", "fallback"]
+    trust_all: bool
+    is_beside: bool = False
+    given_up: threading.Event = field(default_factory=threading.Event, compare=False)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -90,7 +102,7 @@ class Order:
 
 
 class Stopping(Exception):
-    """The service leaves: what is being compiled is given up."""
+    """The service leaves, or the model is to be unloaded: what is being compiled is given up."""
 
 
 class Loader:
@@ -104,22 +116,54 @@ class Loader:
         self._audience = audience
         self._jobs = asyncio.Semaphore(settings.compile_jobs)
         self._task: asyncio.Task[None] | None = None
+        self._later: set[asyncio.Task[None]] = set()
+        self._open: list[Job] = []
         self._served: dict[tuple[str, str], Manifest] = {}  # what stands in until the compiler is done
         self._is_stopping = False
 
-    def start(self) -> None:
-        """Scan the repository and begin; raises RepositoryError where there is none."""
+    def start(self, only: Collection[str] | None = None) -> None:
+        """Scan the repository and begin, with `only` those models or all. Raises RepositoryError."""
         target = detect_target(self._device)
         jobs = []
         for model in scan(self._settings.model_repository, self._settings.models):
-            jobs.extend(self._announce(model))
+            if only is None or model.name in only:
+                jobs.extend(self._announce(model))
+            else:
+                for version in model.versions or ("",):
+                    self._audience.announced(not_loaded(model.name, version, NOT_ASKED))
         self._task = asyncio.create_task(self._work(jobs, target))
+
+    def begin(self, model: FoundModel, beside: Collection[str]) -> None:
+        """Load a model while others serve: again, where its versions `beside` serve already."""
+        assert model.config is not None, "a model with an error cannot be loaded"
+        self.give_up(model.name)
+        jobs = []
+        for version in model.versions:
+            is_beside = version in beside
+            job = self._job(model, model.config, version, is_beside)
+            self._served.pop(job.key, None)
+            if is_beside:
+                self._audience.reloading(job.key)
+            else:
+                entry = entry_of(model.config, version, State.LOADING, "waiting to be compiled")
+                self._audience.announced(structs.replace(entry, is_awaited=False))
+            jobs.append(job)
+        task = asyncio.create_task(self._work(jobs, detect_target(self._device)))
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    def give_up(self, name: str) -> None:
+        """Make nothing more of a model."""
+        for job in self._open:
+            if job.config.name == name:
+                job.given_up.set()
+        self._open = [job for job in self._open if not job.given_up.is_set()]
 
     def stop(self) -> None:
         """End the builders and begin nothing more."""
         self._is_stopping = True
-        if self._task is not None:
-            self._task.cancel()
+        for task in [*self._later, *([self._task] if self._task is not None else [])]:
+            task.cancel()
 
     def _announce(self, model: FoundModel) -> list[Job]:
         """An entry for every version, or one that says why the model cannot be served."""
@@ -131,22 +175,31 @@ class Loader:
             return []
         for version in model.versions:
             self._audience.announced(entry_of(model.config, version, State.LOADING, "waiting to be compiled"))
-        startup = choose_startup(model.config, self._settings.startup)
-        return [Job(model, version, model.config, startup) for version in model.versions]
+        return [self._job(model, model.config, version, is_beside=False) for version in model.versions]
+
+    def _job(self, model: FoundModel, config: ModelConfig, version: str, is_beside: bool) -> Job:
+        startup = "wait" if is_beside else choose_startup(config, self._settings.startup)
+        trust_all = self._settings.trust_uploads if model.is_upload else self._settings.trust
+        job = Job(model, version, config, startup, trust_all, is_beside)
+        self._open.append(job)
+        return job
 
     async def _work(self, jobs: list[Job], target: Target) -> None:
         """Let every model serve as soon as it can; then compile, those first for which nothing serves."""
         is_open = await asyncio.gather(*(self._serve_soon(job, target) for job in jobs))
         slow = [job for job, more in zip(jobs, is_open, strict=True) if more]
-        slow.sort(key=lambda job: job.key in self._served)
+        slow.sort(key=lambda job: job.is_beside or job.key in self._served)
         await asyncio.gather(*(self._compile(job, target) for job in slow))
+        self._open = [job for job in self._open if job not in jobs]
 
     async def _serve_soon(self, job: Job, target: Target) -> bool:
         """Offer what the cache has, or else the fallback; True where the model remains to be compiled."""
         started = time.monotonic()
         try:
             order = await asyncio.to_thread(self._prepare, job)
+            self._check_wanted(job)
             found = await asyncio.to_thread(self._compiler.find, order.source, order.options, target, order.cache)
+            self._check_wanted(job)
             if found is not None:
                 self._offer(job, found, "cache", time.monotonic() - started)
                 return False
@@ -172,6 +225,7 @@ class Loader:
             artifact = await asyncio.to_thread(
                 self._compiler.fallback, order.source, order.options, target, self._cache, report
             )
+        self._check_wanted(job)
         self._served[job.key] = artifact.manifest
         self._audience.progressed(job.key, "waiting for its turn")
         entry = describe_artifact(job.config, job.version, artifact.manifest, "fallback", time.monotonic() - started)
@@ -179,10 +233,12 @@ class Loader:
 
     async def _compile(self, job: Job, target: Target) -> None:
         async with self._jobs:
-            self._audience.progressed(job.key, "starting")
             started = time.monotonic()
             try:
+                self._check_wanted(job)
+                self._audience.progressed(job.key, "starting")
                 artifact = await asyncio.to_thread(self._build, job, target, self._reporter(job))
+                self._check_wanted(job)
                 self._check_same(job, artifact.manifest)
             except Stopping:
                 return
@@ -196,13 +252,13 @@ class Loader:
                 self._offer(job, artifact, origin, time.monotonic() - started)
 
     def _prepare(self, job: Job) -> Order:
-        source = source_of(job.model, job.version, self._settings.trust)
+        source = source_of(job.model, job.version, job.trust_all)
         options = to_options(job.config, self._settings.threads, self._settings.compile_timeout_s)
-        return Order(source, options, with_shipped(self._cache, source, job.config.trust or self._settings.trust))
+        return Order(source, options, with_shipped(self._cache, source, job.config.trust or job.trust_all))
 
     def _build(self, job: Job, target: Target, report: Report) -> Artifact:
         order = self._prepare(job)
-        niceness = BESIDE_SERVING if job.key in self._served else 0
+        niceness = BESIDE_SERVING if job.is_beside or job.key in self._served else 0
         return self._compiler.compile(order.source, order.options, target, order.cache, report, niceness)
 
     def _reporter(self, job: Job, prefix: str = "") -> Report:
@@ -211,8 +267,7 @@ class Loader:
 
         def report(progress: Progress) -> None:
             nonlocal told
-            if self._is_stopping:
-                raise Stopping
+            self._check_wanted(job)
             now = prefix + describe_progress(progress)
             if now != told:
                 told = now
@@ -220,6 +275,11 @@ class Loader:
                 loop.call_soon_threadsafe(self._audience.progressed, job.key, now)
 
         return report
+
+    def _check_wanted(self, job: Job) -> None:
+        """Raises Stopping where nothing of the job is wanted any more."""
+        if self._is_stopping or job.given_up.is_set():
+            raise Stopping
 
     def _check_same(self, job: Job, manifest: Manifest) -> None:
         """The winner must fit the requests that wait already, and answer as the fallback did. Raises LoadFailed."""

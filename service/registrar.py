@@ -9,10 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 from msgspec.structs import replace
 
-from service.engine.messages import Answer, Ask, ChangeLog, ChangeTrace, RegisterRegion, Shared, UnregisterRegions
+from service.engine.messages import (
+    Answer,
+    Ask,
+    ChangeLog,
+    ChangeTrace,
+    LoadModel,
+    RegisterRegion,
+    Shared,
+    UnloadModel,
+    UnregisterRegions,
+)
 from service.errors import Code, ServiceError
 from service.shared_memory import register, unregister
 from service.tuning import change_log, change_trace
@@ -25,6 +36,13 @@ INTERNAL = "internal error: the server's log has the details"
 Reply = Callable[[int, Answer], None]
 
 
+class Models(Protocol):
+    """What is asked of `model_control.py`."""
+
+    async def load(self, change: LoadModel) -> None: ...
+    async def unload(self, change: UnloadModel) -> None: ...
+
+
 class Registrar:
     """What clients have set. `publish()` sends a snapshot to all frontends, `reply(frontend, answer)` goes to one."""
 
@@ -32,12 +50,14 @@ class Registrar:
         self,
         shared: Shared,
         *,
+        models: Callable[[], Models],
         has_shared_memory: bool,
         publish: Callable[[], None],
         reply: Reply,
         follow_timeout_s: float = FOLLOW_TIMEOUT_S,
     ) -> None:
         self.shared = shared
+        self._models = models
         self._has_shared_memory = has_shared_memory
         self._publish = publish
         self._reply = reply
@@ -73,7 +93,7 @@ class Registrar:
     async def _carry_out(self, frontend: int, ask: Ask) -> None:
         try:
             await self._change(ask)
-            await self._everyone_follows()
+            await self._reached()
             self._reply(frontend, Answer(ask.id))
         except ServiceError as error:
             self._reply(frontend, Answer(ask.id, error.code, str(error)))
@@ -93,12 +113,23 @@ class Registrar:
                 self._set(replace(before, trace=change_trace(before.trace, model, changes)))
             case ChangeLog(changes):
                 self._set(replace(before, log=change_log(before.log, changes)))
+            case LoadModel() as change:
+                await self._models().load(change)
+                self._set(self.shared)
+            case UnloadModel() as change:
+                await self._models().unload(change)
+                self._set(self.shared)
 
     def _set(self, shared: Shared) -> None:
         self.shared = replace(shared, number=self.shared.number + 1)
         self._publish()
 
-    async def _everyone_follows(self) -> None:
+    async def everyone_follows(self) -> None:
+        """Publish, and return when every frontend goes by it."""
+        self._set(self.shared)
+        await self._reached()
+
+    async def _reached(self) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((self.shared.number, future))
         self._settle()

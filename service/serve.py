@@ -19,8 +19,7 @@ from pathlib import Path
 import msgspec
 from prometheus_client import multiprocess
 
-from compiler.errors import CompileError
-from compiler.target import detect_devices, detect_target
+from compiler.target import detect_devices
 from service.deployment import Deployment
 from service.engine.children import Child, Program
 from service.engine.messages import (
@@ -37,23 +36,22 @@ from service.engine.messages import (
     Snapshot,
     Started,
     StartFailed,
+    Unloaded,
 )
 from service.loading import Loader
+from service.model_control import ModelControl
 from service.observe.logs import follow_log_settings, log_settings_of
 from service.observe.metrics import RESTARTS
-from service.ports import HTTP_SOCKET_VARIABLE, listening_sockets, probe_port
+from service.ports import HTTP_SOCKET_VARIABLE
 from service.registrar import Registrar
 from service.repository.catalog import Catalog
 from service.settings import Settings
+from service.startup import StartupError, bind, check_devices
 
 log = logging.getLogger("torchere.parent")
 
 COUNT_EVERY_S = 1.0
 LEAVE_MARGIN_S = 5.0  # beyond the drain timeout, for closing sockets and leaving the interpreter
-
-
-class StartupError(Exception):
-    """The service cannot start; the sentence says what to change."""
 
 
 class Server:
@@ -66,9 +64,16 @@ class Server:
         self._metrics_directory = metrics_directory
         self._on_settled = on_settled
         self._devices = devices
-        self._deployment = Deployment(devices, lambda slot, load: self._engines[slot].send(load), self._publish)
+        self._deployment = Deployment(
+            devices,
+            lambda slot, message: self._engines[slot].send(message),
+            self._publish,
+            lambda key, keep: self._models.retire(key, keep),
+        )
+        self._models: ModelControl
         self._registrar = Registrar(
             Shared(log=log_settings_of(settings.log_level)),
+            models=lambda: self._models,
             has_shared_memory=settings.shared_memory == "system",
             publish=self._publish_shared,
             reply=lambda index, answer: self._frontends[index].send(answer),
@@ -95,14 +100,20 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
         loader = Loader(self._settings, self._devices[0], self._deployment)
+        self._models = ModelControl(
+            self._settings, loader, self._deployment, self._registrar.everyone_follows, self._runtime_directory
+        )
         try:
-            sockets = self._bind()
-            self._check_devices()
-            loader.start()
+            sockets, self._settings = bind(self._settings)
+            check_devices(self._devices)
+            loader.start(self._models.wanted_at_start)
             self._start_children(sockets)
-            counting = asyncio.create_task(self._count_seconds())
+            tasks = [asyncio.create_task(self._count_seconds())]
+            if self._settings.model_control_mode == "poll":
+                tasks.append(asyncio.create_task(self._models.poll()))
             await self._stop.wait()
-            counting.cancel()
+            for task in tasks:
+                task.cancel()
             loader.stop()
             if self._failure:
                 raise StartupError(self._failure)
@@ -113,27 +124,6 @@ class Server:
                 child.kill()
             shutil.rmtree(self._runtime_directory, ignore_errors=True)
         return 0
-
-    def _check_devices(self) -> None:
-        """One artifact serves every device, so they must be equal."""
-        try:
-            targets = {msgspec.structs.replace(detect_target(device), device="") for device in self._devices}
-        except CompileError as error:
-            raise StartupError(f"{error}: choose another with --device") from error
-        if len(targets) > 1:
-            names = ", ".join(sorted(target.name for target in targets))
-            raise StartupError(f"the GPUs of this machine differ ({names}): choose one with --device cuda:0")
-
-    def _bind(self) -> list[socket.socket]:
-        settings = self._settings
-        try:
-            sockets = listening_sockets(settings.host, settings.http_port, settings.frontends, "--http-port")
-            grpc_port = probe_port(settings.host, settings.grpc_port, "--grpc-port")
-            metrics_port = probe_port(settings.host, settings.metrics_port, "--metrics-port")
-        except OSError as error:
-            raise StartupError(str(error)) from error
-        self._settings = settings.model_copy(update={"grpc_port": grpc_port, "metrics_port": metrics_port})
-        return sockets
 
     def _start_children(self, sockets: list[socket.socket]) -> None:
         settings = self._settings
@@ -181,7 +171,12 @@ class Server:
         def first_words() -> list[ParentMessage]:
             self._registrar.began(index)
             return [
-                Configure(settings.log_format, settings.log_level, settings=settings.model_dump_json()),
+                Configure(
+                    settings.log_format,
+                    settings.log_level,
+                    settings=settings.model_dump_json(),
+                    runtime_directory=str(self._runtime_directory),
+                ),
                 self._snapshot(),
             ]
 
@@ -222,7 +217,7 @@ class Server:
             match message:
                 case Started(path=path):
                     self._deployment.started(slot, EngineAddress(device, path, generation))
-                case Loaded() | LoadFailed():
+                case Loaded() | LoadFailed() | Unloaded():
                     self._deployment.answered(slot, message)
                 case StartFailed(reason):
                     self._fail(reason)

@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from service.cores import available_cores
 from service.limits import Chunks, Elements, HeaderBytes, JsonDepth, Limits, Tensors
+from service.modes import ControlMode, LoadModel, PollInterval, SharedMemory, TrustUploads
 from service.validation import find_faults, nearest
 from service.yaml_file import Document, YamlFault, read_document
 
@@ -127,22 +128,17 @@ class Settings(BaseModel):
     max_json_depth: JsonDepth = Limits().json_depth
     max_tensors: Tensors = Limits().tensors
     max_json_values: Elements = Limits().elements
-    shared_memory: Literal["off", "system"] = Field(
-        "off",
-        description="system: clients of this machine may pass tensors in /dev/shm. They name any file there that the "
-        "server may open, so switch it on only where every client is trusted.",
-    )
+    model_control_mode: ControlMode = "none"
+    load_model: LoadModel = ()
+    poll_interval_s: PollInterval = 15.0
+    trust_uploads: TrustUploads = False
+    shared_memory: SharedMemory = "off"
     drain_timeout_s: float = Field(
         30.0, ge=0, allow_inf_nan=False, description="Seconds that accepted requests have to finish after SIGTERM."
     )
     log_format: Literal["human", "json"] = Field("human", description="Log lines for people or, as JSON, for machines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level to log.")
     access_log: bool = Field(False, description="Log a line for every HTTP request.")
-
-    @field_validator("shared_memory", mode="before")
-    @classmethod
-    def _read_off(cls, value: Any) -> Any:
-        return "off" if value is False else value  # which is what YAML makes of a plain off
 
     @property
     def limits(self) -> Limits:
@@ -206,7 +202,9 @@ def default_text(name: str) -> str:
         return f"{default // GIGABYTE}G"
     if isinstance(default, bool):
         return "yes" if default else "no"
-    return str(default) if default != () else "all"
+    if default == ():
+        return "all" if name == "models" else "none"
+    return str(default)
 
 
 def options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -242,7 +240,7 @@ def _click_kind(name: str) -> dict[str, Any]:
         return {"multiple": True, "metavar": "NAME"}
     if kind is bool:
         return {}
-    if any(isinstance(mark, BeforeValidator) for mark in Settings.model_fields[name].metadata):
+    if kind is int and any(isinstance(mark, BeforeValidator) for mark in Settings.model_fields[name].metadata):
         return {"type": str, "metavar": "SIZE"}  # pydantic reads it, as it does from a file
     if kind is Literal:
         return {"type": click.Choice(typing.get_args(Settings.model_fields[name].annotation))}

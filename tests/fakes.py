@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from compiler.spec import TensorSpec
-from service.engine.messages import Answer, Failure, Infer, Result, Shared
+from service.engine.messages import Answer, Failure, Infer, LoadModel, Result, Shared, UnloadModel
 from service.extensions import Extensions
 from service.parent import ParentLink
 from service.registrar import Registrar
@@ -65,6 +66,9 @@ class FakeEngines:
         }
         self._entries = {found.name: found for found in catalog().entries()}
 
+    def computes(self, name: str, compute: Callable[[Arrays], Arrays]) -> None:
+        self._compute[name] = compute
+
     def know(self, found: Entry) -> None:
         self._entries[found.name] = found
 
@@ -95,14 +99,43 @@ class FakeCounter:
         self.ended.append((model, version, protocol, outcome, rows))
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class FakeModels:
+    """Remembers what was to be loaded and unloaded; raises `error` where it is set."""
+
+    def __init__(self) -> None:
+        self.asked: list[LoadModel | UnloadModel] = []
+        self.uploaded: dict[str, bytes] = {}
+        self.error: Exception | None = None
+
+    async def load(self, change: LoadModel) -> None:
+        self.asked.append(change)
+        if change.upload:
+            self.uploaded = contents(Path(change.upload))
+        if self.error is not None:
+            raise self.error
+
+    async def unload(self, change: UnloadModel) -> None:
+        self.asked.append(change)
+
+
 class ParentInProcess:
     """The parent's registrar with one frontend, whose extensions follow at once; `answers` keeps what was replied."""
 
     def __init__(self, has_shared_memory: bool = True) -> None:
         self.answers: list[Answer] = []
+        self.models = FakeModels()
         self.link = ParentLink(lambda ask: self.registrar.ask(0, ask))
         self.registrar = Registrar(
-            Shared(), has_shared_memory=has_shared_memory, publish=self._published, reply=self._replied
+            Shared(),
+            models=lambda: self.models,
+            has_shared_memory=has_shared_memory,
+            publish=self._published,
+            reply=self._replied,
         )
         self.registrar.began(0)
 

@@ -7,8 +7,9 @@ reads one for each model of a repository.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from pydantic import ValidationError
@@ -89,6 +90,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
     requires: tuple[str, ...] = ()
     instances: int = 1
     version_policy: VersionPolicy = Latest()
+    version_labels: dict[str, str] = {}  # label -> version
 
 
 def to_options(config: ModelConfig, threads: int, timeout_s: float = Options().timeout_s) -> Options:
@@ -110,24 +112,25 @@ def to_options(config: ModelConfig, threads: int, timeout_s: float = Options().t
     )
 
 
-def read_config(folder: Path) -> ModelConfig:
+def read_config(folder: Path, override: Mapping[str, Any] | None = None) -> ModelConfig:
     """The configuration of the model in `folder`, named like it. Raises ConfigError with every fault, or OSError.
 
-    Without model.yaml a model that is a model.pt2 describes itself; any other needs the file.
+    Without model.yaml a model that is a model.pt2 describes itself; any other needs the file. `override` holds keys of
+    the file that take the place of what stands there.
     """
     path = folder / CONFIG_NAME
-    if not path.is_file():
+    if not path.is_file() and not override:
         if _describes_itself(folder):
             return ModelConfig(folder.name)
         raise ConfigError(
             f"{path} is missing: write one that declares the model's inputs (only a {PROGRAM_NAME} does without)"
         )
     try:
-        document = read_document(path)
+        document = read_document(path) if path.is_file() else Document({}, {})
     except YamlFault as fault:
         raise ConfigError(f"{path}:{fault.line}: {fault}") from fault
     try:
-        file = ModelFile.model_validate(document.values)
+        file = ModelFile.model_validate(merge(document.values, override or {}))
     except ValidationError as error:
         raise _config_error(path, document, find_faults(error, ModelFile)) from error
     labels, faults = _read_labels(folder, file.outputs or ())
@@ -135,6 +138,21 @@ def read_config(folder: Path) -> ModelConfig:
     if faults:
         raise _config_error(path, document, faults)
     return _freeze(folder.name, file, labels)
+
+
+def merge(values: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of `override` in place of those of `values`; mappings key by key, and tensors by their names."""
+    merged = dict(values)
+    for key, value in override.items():
+        before = merged.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            merged[key] = merge(before, value)
+        elif key in ("inputs", "outputs") and isinstance(before, list):
+            known = {part.get("name"): part for part in before if isinstance(part, dict)}
+            merged[key] = [merge(known.get(part.get("name"), {}), part) for part in value]
+        else:
+            merged[key] = value
+    return merged
 
 
 def _describes_itself(folder: Path) -> bool:
@@ -221,6 +239,7 @@ def _freeze(name: str, file: ModelFile, labels: dict[str, tuple[str, ...]]) -> M
         requires=file.requires,
         instances=file.instances,
         version_policy=_policy(file.version_policy),
+        version_labels={label: str(version) for label, version in file.version_labels.items()},
     )
 
 

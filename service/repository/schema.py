@@ -22,6 +22,7 @@ CHANNELS = {"RGB": 3, "L": 1}
 IMAGE_DATATYPES = ("UINT8", "FP32")
 DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 FACTORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(:[A-Za-z0-9][A-Za-z0-9._-]{0,127})?")  # "mlp", "timm:resnet18"
+LABEL = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")  # never a number, which would be a version
 TORCH_NAMES = {"float": "FP", "int": "INT", "uint": "UINT", "bool": "BOOL", "bfloat": "BF"}
 
 
@@ -97,6 +98,12 @@ def _check_labels(labels: Any) -> Any:
     return labels
 
 
+def _check_label(label: str) -> str:
+    if not LABEL.fullmatch(label):
+        raise ValueError(f"'{label}' is not a label: begin with a letter, then letters, digits, '.', '_' and '-'")
+    return label
+
+
 def _read_policy(policy: Any) -> Any:
     return {"all": True} if policy == "all" else policy
 
@@ -107,6 +114,7 @@ Size = Annotated[Int, AfterValidator(_check_size)]
 Backend = Annotated[str, AfterValidator(_check_backend)]
 Precision = Annotated[str, AfterValidator(_check_precision)]
 Distribution = Annotated[str, AfterValidator(_check_distribution)]
+Label = Annotated[str, AfterValidator(_check_label)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -197,6 +205,7 @@ class ModelFile(Part):
     requires: tuple[Distribution, ...] = ()
     instances: Int = Field(1, ge=1, le=MAX_INSTANCES)
     version_policy: Annotated[PolicyPart, BeforeValidator(_read_policy)] = PolicyPart(latest=1)
+    version_labels: dict[Label, Annotated[Int, Field(ge=1)]] = {}
 
 
 def find_contradictions(file: ModelFile) -> Iterator[tuple[Location, str]]:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from msgspec import structs
 
 from compiler.source import find_source
 from compiler.spec import Source
@@ -36,6 +39,7 @@ class FoundModel:
     config: ModelConfig | None
     versions: tuple[str, ...]
     error: str | None = None
+    is_upload: bool = False  # its files came over the network: nobody has given a word for them
 
 
 def scan(repository: Path, only: Sequence[str] = ()) -> tuple[FoundModel, ...]:
@@ -43,12 +47,23 @@ def scan(repository: Path, only: Sequence[str] = ()) -> tuple[FoundModel, ...]:
 
     Folders whose names begin with "." or "_" are not models. Raises RepositoryError.
     """
-    folders = _model_folders(repository)
+    folders = model_folders(repository)
     for name in only:
         if name not in folders:
             remedy = nearest(name, sorted(folders)) if folders else "there are none"
             raise RepositoryError(f"the model repository {repository} has no model '{name}': {remedy}")
     return tuple(_find(repository, folders[name]) for name in sorted(set(only) or folders))
+
+
+def find(repository: Path, name: str, override: Mapping[str, Any], *, is_upload: bool = False) -> FoundModel | None:
+    """One model as it is now, `override` in place of what its model.yaml says; None where there is none."""
+    folder = model_folders(repository).get(name)
+    if folder is None:
+        return None
+    found = _find(repository, folder, override)
+    if is_upload and found.config is not None:
+        return replace(found, config=structs.replace(found.config, trust=False), is_upload=True)
+    return found
 
 
 def source_of(model: FoundModel, version: str, trust_all: bool) -> Source:
@@ -63,7 +78,7 @@ def source_of(model: FoundModel, version: str, trust_all: bool) -> Source:
     return source
 
 
-def _model_folders(repository: Path) -> dict[str, Path]:
+def model_folders(repository: Path) -> dict[str, Path]:
     try:
         return {path.name: path for path in repository.iterdir() if _may_be_model(path)}
     except FileNotFoundError as error:
@@ -79,7 +94,7 @@ def _may_be_model(path: Path) -> bool:
     return path.name[0] not in "._" and path.name not in NOT_MODELS and not path.is_file()
 
 
-def _find(repository: Path, folder: Path) -> FoundModel:
+def _find(repository: Path, folder: Path, override: Mapping[str, Any] | None = None) -> FoundModel:
     versions: tuple[str, ...] = ()
     try:
         _check_name(folder)
@@ -89,7 +104,7 @@ def _find(repository: Path, folder: Path) -> FoundModel:
         _check_versions(folder, names)
         for path in _links(folder):
             _check_inside(repository, path)
-        config = read_config(folder)
+        config = read_config(folder, override)
         _check_policy(folder, config, names)
     except ConfigError as error:
         return FoundModel(folder.name, folder, None, versions, str(error))
@@ -134,6 +149,13 @@ def _check_versions(folder: Path, names: list[str]) -> None:
 
 
 def _check_policy(folder: Path, config: ModelConfig, names: list[str]) -> None:
+    served = choose_versions(config.version_policy, names)
+    for label, version in config.version_labels.items():
+        if version not in served:
+            raise ConfigError(
+                f"{folder / CONFIG_NAME}: version_labels: '{label}' is version {version}, which is not served: "
+                f"the versions that version_policy serves are {', '.join(served) or 'none'}"
+            )
     missing = missing_versions(config.version_policy, names)
     if missing:
         raise ConfigError(

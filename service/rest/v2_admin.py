@@ -1,10 +1,12 @@
-"""The v2 routes of the extensions: statistics, shared memory, trace and log settings.
+"""The v2 routes of the extensions: loading models, statistics, shared memory, trace and log settings.
 
 Translates only: `control.py` answers questions, `extensions.py` makes changes. Clients send JSON without saying so.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,10 +19,13 @@ from service.rest.json_text import parse_json
 from service.shared_memory import Region
 from service.tuning import TRACE_LISTS
 
+CONFIG, FILE, UNLOAD_DEPENDENTS = "config", "file:", "unload_dependents"
+
 
 def create_router(control: Control) -> APIRouter:
     """The routes under /v2; to be asked before those of `v2.py`, since `stats` looks like the name of a model."""
     router = APIRouter(prefix="/v2", tags=["Extensions of the Open Inference Protocol"])
+    _add_models(router, control.extensions)
     _add_statistics(router, control)
     _add_system_memory(router, control.extensions)
     _add_cuda_memory(router, control.extensions)
@@ -32,6 +37,46 @@ def create_router(control: Control) -> APIRouter:
 async def _body(request: Request) -> dict[str, Any]:
     body = await request.body()
     return parse_json(body) if body.strip() else {}
+
+
+def _add_models(router: APIRouter, extensions: Extensions) -> None:
+    @router.post("/repository/models/{name}/load", summary="Load or reload a model")
+    async def load(name: str, request: Request) -> dict[str, Any]:
+        config, files = None, {}
+        for key, value in _parameters(await _body(request)).items():
+            if not isinstance(value, str):
+                raise InvalidInput(f"parameter '{key[:100]}' must be text")
+            if key == CONFIG:
+                config = value
+            elif key.startswith(FILE):
+                files[key.removeprefix(FILE)] = _decode(key, value)
+            else:
+                raise InvalidInput(f"parameter '{key[:100]}' is unknown: a load call takes config and file:PATH")
+        await extensions.load(name, config, files)
+        return {}
+
+    @router.post("/repository/models/{name}/unload", summary="Serve a model no more")
+    async def unload(name: str, request: Request) -> dict[str, Any]:
+        for key, value in _parameters(await _body(request)).items():
+            if key != UNLOAD_DEPENDENTS or not isinstance(value, bool):
+                raise InvalidInput(f"parameter '{key[:100]}': an unload call takes unload_dependents, true or false")
+        await extensions.unload(name)
+        return {}
+
+
+def _parameters(body: dict[str, Any]) -> dict[str, Any]:
+    unknown = next((key for key in body if key != "parameters"), "")
+    parameters = body.get("parameters") or {}
+    if unknown or not isinstance(parameters, dict):
+        raise InvalidInput("the body must be empty, or have parameters and nothing else")
+    return parameters
+
+
+def _decode(key: str, text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput(f"parameter '{key[:100]}' must be base64") from error
 
 
 def _add_statistics(router: APIRouter, control: Control) -> None:

@@ -1,4 +1,4 @@
-"""The gRPC calls of the extensions: statistics, shared memory, trace and log settings.
+"""The gRPC calls of the extensions: loading models, statistics, shared memory, trace and log settings.
 
 Translates only: `control.py` answers questions, `extensions.py` makes changes. `servicer.py` inherits these calls.
 """
@@ -13,14 +13,46 @@ from google.protobuf.json_format import ParseDict
 from protos import inference_pb2 as messages
 from protos.inference_pb2_grpc import GRPCInferenceServiceServicer
 from service.control import Control
+from service.errors import InvalidInput, Unsupported
 from service.rpc.errors import Context, Refusals
 from service.shared_memory import Region
+
+CONFIG, FILE, UNLOAD_DEPENDENTS = "config", "file:", "unload_dependents"
 
 
 class AdminCalls(GRPCInferenceServiceServicer):
     """What operators and measuring clients call."""
 
     _control: Control
+
+    async def RepositoryModelLoad(
+        self, request: messages.RepositoryModelLoadRequest, context: Context
+    ) -> messages.RepositoryModelLoadResponse:
+        async with Refusals(context):
+            name, config, files = _model_of(request), None, {}
+            for key, parameter in request.parameters.items():
+                kind = parameter.WhichOneof("parameter_choice")
+                if key == CONFIG and kind == "string_param":
+                    config = parameter.string_param
+                elif key.startswith(FILE) and kind == "bytes_param":
+                    files[key.removeprefix(FILE)] = parameter.bytes_param
+                else:
+                    raise InvalidInput(
+                        f"parameter '{key[:100]}': a load call takes config, as text, and file:PATH, as bytes"
+                    )
+            await self._control.extensions.load(name, config, files)
+            return messages.RepositoryModelLoadResponse(model_name=name, isLoaded=True)
+
+    async def RepositoryModelUnload(
+        self, request: messages.RepositoryModelUnloadRequest, context: Context
+    ) -> messages.RepositoryModelUnloadResponse:
+        async with Refusals(context):
+            name = _model_of(request)
+            for key, parameter in request.parameters.items():
+                if key != UNLOAD_DEPENDENTS or parameter.WhichOneof("parameter_choice") != "bool_param":
+                    raise InvalidInput(f"parameter '{key[:100]}': an unload call takes unload_dependents, a boolean")
+            await self._control.extensions.unload(name)
+            return messages.RepositoryModelUnloadResponse(model_name=name, isUnloaded=True)
 
     async def ModelStatistics(
         self, request: messages.ModelStatisticsRequest, context: Context
@@ -91,6 +123,13 @@ class AdminCalls(GRPCInferenceServiceServicer):
         async with Refusals(context):
             given = {name: _chosen(setting) for name, setting in request.settings.items()}
             return _log_answer(await self._control.extensions.change_log(given))
+
+
+def _model_of(request: messages.RepositoryModelLoadRequest | messages.RepositoryModelUnloadRequest) -> str:
+    """KServe's clients send the model's name where Triton's send that of a repository."""
+    if request.model_name and request.repository_name:
+        raise Unsupported("repository_name is not supported, as there is one repository: leave it out")
+    return request.model_name or request.repository_name
 
 
 def _chosen(setting: messages.LogSettingsRequest.SettingValue) -> Any:

@@ -1,7 +1,7 @@
 """inference.GRPCInferenceService: each call is translated to the plane or to control, and its answer back.
 
 Knows nothing of engines, and decides nothing: `codec.py` translates inference, `stream.py` runs the streaming call,
-`admin.py` has the extensions, `absent.py` refuses what is not implemented. `server.py` listens.
+`admin.py` has the extensions. `server.py` listens.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from google.protobuf.json_format import ParseDict
 from protos import inference_pb2 as messages
 from service.control import Control
 from service.errors import NotFound, ServiceError
-from service.rpc.absent import AbsentFeatures
 from service.rpc.admin import AdminCalls
 from service.rpc.codec import decode, encode
 from service.rpc.errors import Context, Refusals
@@ -30,7 +29,7 @@ class Inference(Protocol):
     def refused(self, request: InferRequest, error: ServiceError) -> None: ...
 
 
-class Servicer(AdminCalls, AbsentFeatures):
+class Servicer(AdminCalls):
     """The calls that work. `stopping` is set when streams must come to an end."""
 
     def __init__(self, plane: Inference, control: Control, stopping: asyncio.Event) -> None:

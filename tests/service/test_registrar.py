@@ -14,14 +14,17 @@ from service.engine.messages import (
     Change,
     ChangeLog,
     ChangeTrace,
+    LoadModel,
     RegisterRegion,
     Shared,
+    UnloadModel,
     UnregisterRegions,
 )
 from service.errors import Code, InvalidInput, Unavailable
 from service.parent import ParentLink
 from service.registrar import Registrar
 from service.shared_memory import Region
+from tests.fakes import FakeModels
 
 
 class Desk:
@@ -31,8 +34,10 @@ class Desk:
         self.published: list[Shared] = []
         self.replies: list[tuple[int, Answer]] = []
         self.replied = asyncio.Event()
+        self.models = FakeModels()
         self.registrar = Registrar(
             Shared(),
+            models=lambda: self.models,
             has_shared_memory=False,
             publish=lambda: self.published.append(self.registrar.shared),
             reply=self._replied,
@@ -134,6 +139,31 @@ def test_changes_add_up(tmp_path: Path) -> None:
         assert shared.number == 5
         assert (shared.log.log_info, shared.log.log_verbose_level) == (False, 2)
         assert shared.trace == {"": {"trace_rate": ("5",)}, "double": {"trace_rate": ("7",)}}
+
+    run(scenario)
+
+
+def test_a_model_is_loaded_before_every_frontend_is_told() -> None:
+    async def scenario(desk: Desk) -> None:
+        await desk.ask(LoadModel("double"))
+        assert desk.models.asked == [LoadModel("double")]
+        assert desk.replies == []
+        await desk.follow(0, 1)
+        assert desk.replies == [(1, Answer(7))]
+        await desk.ask(UnloadModel("double"), number=8)
+        await desk.follow(0, 1)
+        assert desk.models.asked[1:] == [UnloadModel("double")]
+        assert desk.replies[1:] == [(1, Answer(8))]
+
+    run(scenario)
+
+
+def test_a_fault_of_ours_is_told_in_neutral_words() -> None:
+    async def scenario(desk: Desk) -> None:
+        desk.models.error = RuntimeError("/srv/secret")
+        await desk.ask(LoadModel("double"))
+        ((_, answer),) = desk.replies
+        assert (answer.code, "secret" in answer.message) == (Code.FAILED, False)
 
     run(scenario)
 

@@ -196,7 +196,7 @@ def test_flags_give_what_was_given_and_nothing_else() -> None:
         run, ["--models", "a", "--models", "b", "--no-access-log", "--http-port", "0", "--trust"]
     )
     assert result.exit_code == 0, result.output
-    given = {name: value for name, value in seen.items() if value is not None}
+    given = {name: value for name, value in seen.items() if value not in (None, ())}
     assert given == {"models": ("a", "b"), "access_log": False, "http_port": 0, "trust": True}
     assert load_settings(**seen).models == ("a", "b")
 

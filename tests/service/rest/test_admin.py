@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import orjson
 import pytest
 
 from service.control import Control
+from service.errors import InvalidInput
 from service.plane import Plane
 from service.rest.app import create_app
 from service.settings import Settings
@@ -37,12 +39,17 @@ class Client:
     def __init__(self, folder: Path) -> None:
         plane = Plane(FakeEngines(), RequestTotals(FakeCounter(), Tally(folder)))
         plane.catalog = catalog()
-        control = Control(plane, ParentInProcess().serve(plane), lambda: read_totals(folder))
-        self._app = create_app(plane, control, Settings())
+        self.parent = ParentInProcess()
+        self.control = Control(plane, self.parent.serve(plane), lambda: read_totals(folder))
+        self._app = create_app(plane, self.control, Settings())
+
+    def switch_on(self, folder: Path) -> None:
+        """Let clients load models."""
+        self.control.extensions.is_explicit, self.control.extensions.runtime_directory = True, folder
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(app=self._app, raise_app_exceptions=False)  # type: ignore[arg-type]
+            transport = httpx.ASGITransport(app=self._app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
                 return await http.request(method, path, content=orjson.dumps(body) if body is not None else b"")
 
@@ -184,3 +191,50 @@ def test_log_settings_change_and_the_file_does_not(client: Client) -> None:
 def test_wrong_verbs_have_a_body(client: Client, method: str, path: str) -> None:
     status, answer = client.ask(method, path)
     assert (status, "is not allowed" in answer["error"]) == (405, True)
+
+
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def test_models_are_loaded_on_a_clients_word_where_that_is_switched_on(client: Client, tmp_path: Path) -> None:
+    for call in ("load", "unload"):
+        status, answer = client.ask("POST", f"/v2/repository/models/double/{call}", {})
+        assert (status, "--model-control-mode explicit" in answer["error"]) == (501, True)
+    client.switch_on(tmp_path)
+    assert client.post("/v2/repository/models/double/load") == {}
+    files = {"config": "{}", "file:1/model.safetensors": base64_of(b"weights"), "file:labels.txt": base64_of(b"a\n")}
+    assert client.post("/v2/repository/models/fresh/load", {"parameters": files}) == {}
+    assert client.parent.models.uploaded == {"fresh/1/model.safetensors": b"weights", "fresh/labels.txt": b"a\n"}
+    assert client.post("/v2/repository/models/double/unload", {"parameters": {"unload_dependents": True}}) == {}
+    assert [change.name for change in client.parent.models.asked] == ["double", "fresh", "double"]
+    assert "model_repository(unload_dependents)" in client.get("/v2")["extensions"]
+    client.parent.models.error = InvalidInput("no backend is left")
+    status, answer = client.ask("POST", "/v2/repository/models/double/load", {})
+    assert (status, answer["error"]) == (400, "no backend is left")
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"parameters": {"confg": "{}"}}, "parameter 'confg' is unknown"),
+        ({"parameters": {"config": {}}}, "parameter 'config' must be text"),
+        ({"parameters": {"config": "{"}}, "config must be the JSON of a model configuration"),
+        ({"parameters": {"config": '{"sequence_batching": {"oldest": {"x": 1}}}'}}, "'sequence_batching' is not supp"),
+        ({"parameters": {"config": "{}", "file:1/x": "%%%"}}, "parameter 'file:1/x' must be base64"),
+        ({"parameters": {"file:1/x": "eHg="}}, "a load call that brings files needs a config too"),
+        ({"parameters": {"config": "{}", "file:../../x": "eHg="}}, "write its path below the model's folder"),
+        ({"parameters": []}, None),
+        ({"parameter": {}}, "the body must be empty, or have parameters"),
+    ],
+)
+def test_load_calls_are_checked(client: Client, tmp_path: Path, body: Any, sentence: str | None) -> None:
+    client.switch_on(tmp_path)
+    status, answer = client.ask("POST", "/v2/repository/models/double/load", body)
+    assert (status, sentence is None or sentence in answer["error"]) == (400 if sentence else 200, True), answer
+
+
+def test_an_unknown_model_is_not_unloaded(client: Client, tmp_path: Path) -> None:
+    client.switch_on(tmp_path)
+    assert client.ask("POST", "/v2/repository/models/duble/unload")[0] == 404
+    assert client.ask("POST", "/v2/repository/models/..%2Fx/load")[0] == 404

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from protos import inference_pb2 as pb
+from service.engine.messages import UnloadModel
 from service.plane import Plane
 from service.statistics import RequestTotals, Tally, read_totals
 from tests.fakes import FakeCounter, FakeEngines, ParentInProcess, catalog
@@ -155,3 +156,37 @@ def test_log_settings_change_and_the_file_does_not(tmp_path: Path) -> None:
         assert (await status_of(stub.LogSettings(request)))[0] == "INVALID_ARGUMENT"
 
     run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("field", ["model_name", "repository_name"])
+def test_a_model_is_loaded_and_unloaded_by_either_clients_message(tmp_path: Path, field: str) -> None:
+    async def main() -> None:
+        plane = Plane(FakeEngines(), FakeCounter())
+        plane.catalog = catalog()
+        parent = ParentInProcess()
+        control = control_of(plane, parent)
+        control.extensions.is_explicit, control.extensions.runtime_directory = True, tmp_path
+        async with serving(plane, control) as (_, stub, _):
+            load = pb.RepositoryModelLoadRequest()
+            setattr(load, field, "double")
+            load.parameters["config"].string_param = '{"max_batch_size": 4}'
+            load.parameters["file:1/model.safetensors"].bytes_param = b"weights"
+            loaded = await stub.RepositoryModelLoad(load)
+            assert (loaded.model_name, loaded.isLoaded) == ("double", True)
+            unload = pb.RepositoryModelUnloadRequest()
+            setattr(unload, field, "double")
+            unload.parameters["unload_dependents"].bool_param = True
+            unloaded = await stub.RepositoryModelUnload(unload)
+            assert (unloaded.model_name, unloaded.isUnloaded) == ("double", True)
+            load.parameters["file:../up"].bytes_param = b"x"
+            assert (await status_of(stub.RepositoryModelLoad(load)))[0] == "INVALID_ARGUMENT"
+            both = pb.RepositoryModelLoadRequest(model_name="double", repository_name="other")
+            assert (await status_of(stub.RepositoryModelLoad(both)))[0] == "UNIMPLEMENTED"
+            wrong = pb.RepositoryModelUnloadRequest(model_name="double")
+            wrong.parameters["force"].bool_param = True
+            assert (await status_of(stub.RepositoryModelUnload(wrong)))[0] == "INVALID_ARGUMENT"
+        load_change, unload_change = parent.models.asked
+        assert (load_change.name, unload_change) == ("double", UnloadModel("double"))
+        assert parent.models.uploaded == {"double/1/model.safetensors": b"weights"}
+
+    asyncio.run(main())

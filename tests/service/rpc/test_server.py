@@ -13,7 +13,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from protos import inference_pb2 as pb
-from service.rpc.absent import AbsentFeatures
 from service.rpc.admin import AdminCalls
 from service.rpc.health import SERVICE
 from service.rpc.server import start_rpc
@@ -175,25 +174,9 @@ def test_unknown_models_and_those_not_ready_are_told_apart() -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(
-    ("method", "message", "feature"),
-    [
-        ("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="m"), "loading and unloading models"),
-        ("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name="m"), "loading and unloading models"),
-    ],
-)
-def test_calls_that_are_not_implemented_name_the_feature(method: str, message: object, feature: str) -> None:
-    async def scenario() -> None:
-        async with serving(FakePlane()) as (_, stub, _):
-            code, sentence = await status_of(getattr(stub, method)(message))
-            assert (code, feature in sentence) == ("UNIMPLEMENTED", True)
-
-    asyncio.run(scenario())
-
-
 def test_every_call_of_the_service_is_answered_by_a_method_of_ours() -> None:
     names = {method.name for method in pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods}
-    ours = {*vars(Servicer), *vars(AdminCalls), *vars(AbsentFeatures)}
+    ours = {*vars(Servicer), *vars(AdminCalls)}
     missing = names - ours
     assert not missing
     assert len(names) == 20

@@ -1,0 +1,224 @@
+"""In the parent: loads and unloads models while others serve, on a client's word or as the repository changes.
+
+What serves goes on until its successor is ready everywhere, and through a successor that cannot be loaded. Knows no
+protocol: `registrar.py` brings a client's word, `loading.py` makes artifacts, `deployment.py` brings them to engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
+from typing import Any, Protocol
+
+from compiler.spec import TensorSpec
+from service.deployment import Deployment
+from service.describe import not_loaded
+from service.engine.fleet import Key
+from service.engine.messages import LoadModel, UnloadModel
+from service.errors import InvalidInput, NotFound, ServiceError
+from service.repository.catalog import Entry
+from service.repository.poller import Look, changes, look
+from service.repository.storage import MODEL_NAME, FoundModel, RepositoryError, find, model_folders
+from service.repository.uploads import is_upload, remove_upload
+from service.settings import Settings
+
+log = logging.getLogger("torchere.parent")
+
+EVERYTHING = "*"
+UNLOADED = "unloaded"
+
+
+class Loads(Protocol):
+    """What is asked of `loading.Loader`."""
+
+    def begin(self, model: FoundModel, beside: Collection[str]) -> None: ...
+    def give_up(self, name: str) -> None: ...
+
+
+class ModelControl:
+    """`everyone_follows()` returns when every frontend goes by what the deployment last published."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        loader: Loads,
+        deployment: Deployment,
+        everyone_follows: Callable[[], Awaitable[None]],
+        runtime_directory: Path,
+    ) -> None:
+        self._settings = settings
+        self._loader = loader
+        self._deployment = deployment
+        self._everyone_follows = everyone_follows
+        self._runtime_directory = runtime_directory
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._uploads: dict[str, Path] = {}  # model -> the folder that its files came to
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<ModelControl {self._settings.model_control_mode}, {len(self._uploads)} from uploads>"
+
+    @property
+    def wanted_at_start(self) -> Collection[str] | None:
+        """The models to load at the start; None: all."""
+        if self._settings.model_control_mode != "explicit" or EVERYTHING in self._settings.load_model:
+            return None
+        return self._settings.load_model
+
+    async def load(self, change: LoadModel) -> None:
+        """Load or reload a model. Raises a ServiceError; what served before serves on then."""
+        upload = Path(change.upload) if change.upload else None
+        try:
+            override = json.loads(change.override) if change.override else {}
+            async with self._turn(change.name):
+                await self._load(change.name, override, upload)
+        except BaseException:
+            if upload is not None:
+                remove_upload(self._runtime_directory, upload)
+            raise
+        before = self._uploads.pop(change.name, None)
+        if before is not None:
+            remove_upload(self._runtime_directory, before)
+        if upload is not None:
+            self._uploads[change.name] = upload
+
+    async def unload(self, change: UnloadModel) -> None:
+        """Serve a model no more. Raises NotFound."""
+        async with self._turn(change.name):
+            entries = self._deployment.catalog.versions(change.name)
+            self._loader.give_up(change.name)
+            await self._unload([_key(entry) for entry in entries], is_there=True)
+        before = self._uploads.pop(change.name, None)
+        if before is not None:
+            remove_upload(self._runtime_directory, before)
+
+    def retire(self, key: Key, keep: int) -> None:
+        """Only the contract `keep` of a version serves on: the engines let go of others when nobody sends to them."""
+
+        async def retire() -> None:
+            await self._everyone_follows()
+            self._deployment.unload(key, keep)
+
+        task = asyncio.get_running_loop().create_task(retire())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def poll(self) -> None:
+        """Follow the repository until cancelled."""
+        served = before = await asyncio.to_thread(self._look)
+        while True:
+            await asyncio.sleep(self._settings.poll_interval_s)
+            try:
+                now = await asyncio.to_thread(self._look)
+            except RepositoryError as error:
+                log.warning("%s: what serves goes on", error)
+                continue
+            found = changes(served, before, now)
+            for name in (*found.came, *found.changed):
+                await self._follow_change(name)
+                served = {**served, name: now[name]}
+            for name in found.went:
+                await self._follow_loss(name)
+                served = {other: files for other, files in served.items() if other != name}
+            before = now
+
+    def _look(self) -> dict[str, Look]:
+        wanted = self._settings.models
+        folders = model_folders(self._settings.model_repository)
+        return {name: look(folder) for name, folder in folders.items() if not wanted or name in wanted}
+
+    async def _follow_change(self, name: str) -> None:
+        try:
+            async with self._turn(name):
+                await self._load(name, {}, None)
+            log.info("model %s: loaded as it is in the repository now", name)
+        except ServiceError as error:
+            log.error("model %s has changed: %s", name, error)
+
+    async def _follow_loss(self, name: str) -> None:
+        async with self._turn(name):
+            self._loader.give_up(name)
+            keys = [_key(entry) for entry in self._deployment.catalog.entries() if entry.name == name]
+            await self._unload(keys, is_there=False)
+        log.info("model %s has gone from the repository and is unloaded", name)
+
+    def _turn(self, name: str) -> asyncio.Lock:
+        """One change of a model at a time."""
+        return self._turns.setdefault(name, asyncio.Lock())
+
+    async def _load(self, name: str, override: dict[str, Any], upload: Path | None) -> None:
+        model = await asyncio.to_thread(self._find, name, override, upload)
+        loaded = [entry for entry in self._deployment.catalog.entries() if entry.name == name]
+        beside = {entry.version for entry in loaded if entry.is_ready}
+        self._loader.begin(model, beside)
+        awaited = {version: self._deployment.expect((name, version)) for version in model.versions}
+        for version, outcome in awaited.items():
+            reason = await outcome
+            if reason:
+                rest = "; what served before serves on" if beside else ""
+                raise InvalidInput(self._plain(f"model '{name}' version {version} was not loaded: {reason}{rest}"))
+        await self._everyone_follows()
+        old = [_key(entry) for entry in loaded if entry.version not in model.versions]
+        await self._unload(old, is_there=False)
+
+    def _find(self, name: str, override: dict[str, Any], upload: Path | None) -> FoundModel:
+        """The model as it shall be loaded. Raises NotFound or InvalidInput."""
+        unknown = NotFound(f"unknown model '{name[:128]}': the model repository has none of that name")
+        if not MODEL_NAME.fullmatch(name) or (self._settings.models and name not in self._settings.models):
+            raise unknown
+        if upload is not None and not is_upload(self._runtime_directory, upload):
+            raise InvalidInput("the files of the load call are not where they should be")
+        try:
+            model = find(
+                upload or self._settings.model_repository,
+                name,
+                self._without_known_tensors(name, override),
+                is_upload=upload is not None,
+            )
+        except RepositoryError as error:
+            raise InvalidInput(self._plain(str(error))) from error
+        if model is None:
+            raise unknown
+        if model.config is None:
+            raise InvalidInput(self._plain(f"model '{name}' cannot be loaded: {model.error}"))
+        return model
+
+    def _without_known_tensors(self, name: str, override: dict[str, Any]) -> dict[str, Any]:
+        """Clients send back what they were told of inputs and outputs: that is no change."""
+        entries = [entry for entry in self._deployment.catalog.entries() if entry.name == name and entry.is_ready]
+        if not entries:
+            return override
+        known = {"inputs": _tensors(entries[-1].inputs), "outputs": _tensors(entries[-1].outputs)}
+        return {key: value for key, value in override.items() if known.get(key) != value}
+
+    async def _unload(self, keys: Collection[Key], *, is_there: bool) -> None:
+        """First the frontends stop sending, then the engines let go."""
+        for key in keys:
+            self._deployment.leaving(key)
+        if keys:
+            await self._everyone_follows()
+        for event in [self._deployment.unload(key) for key in keys]:
+            await event.wait()
+        for key in keys:
+            self._deployment.removed(key, not_loaded(*key, UNLOADED) if is_there else None)
+
+    def _plain(self, sentence: str) -> str:
+        """Without the folders, which are nobody's business."""
+        for folder in (self._settings.model_repository, self._settings.cache_dir, *self._runtime_folders()):
+            sentence = sentence.replace(f"{folder}/", "")
+        return sentence
+
+    def _runtime_folders(self) -> list[Path]:
+        uploads = self._runtime_directory / "uploads"
+        return [*(uploads.iterdir() if uploads.is_dir() else ()), self._runtime_directory]
+
+
+def _key(entry: Entry) -> Key:
+    return entry.name, entry.version
+
+
+def _tensors(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
+    return [{"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)} for spec in specs]

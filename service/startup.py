@@ -1,0 +1,42 @@
+"""What must hold before anything starts: devices that are alike, and ports that are free.
+
+`serve.py` asks first thing; each failure is a sentence that says which setting to change.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+import msgspec
+
+from compiler.errors import CompileError
+from compiler.target import detect_target
+from service.ports import listening_sockets, probe_port
+from service.settings import Settings
+
+
+class StartupError(Exception):
+    """The service cannot start; the sentence says what to change."""
+
+
+def check_devices(devices: Sequence[str]) -> None:
+    """One artifact serves every device, so they must be equal. Raises StartupError."""
+    try:
+        targets = {msgspec.structs.replace(detect_target(device), device="") for device in devices}
+    except CompileError as error:
+        raise StartupError(f"{error}: choose another with --device") from error
+    if len(targets) > 1:
+        names = ", ".join(sorted(target.name for target in targets))
+        raise StartupError(f"the GPUs of this machine differ ({names}): choose one with --device cuda:0")
+
+
+def bind(settings: Settings) -> tuple[list[socket.socket], Settings]:
+    """Listening sockets for the frontends, and the settings with the ports that were free. Raises StartupError."""
+    try:
+        sockets = listening_sockets(settings.host, settings.http_port, settings.frontends, "--http-port")
+        grpc_port = probe_port(settings.host, settings.grpc_port, "--grpc-port")
+        metrics_port = probe_port(settings.host, settings.metrics_port, "--metrics-port")
+    except OSError as error:
+        raise StartupError(str(error)) from error
+    return sockets, settings.model_copy(update={"grpc_port": grpc_port, "metrics_port": metrics_port})
