@@ -95,11 +95,12 @@ def explain(entry: Entry) -> str:
 
 
 def _tensor(entry: Entry, name: str, data: Any, decode: Decode | None) -> Tensor:
-    """An unknown name gets a datatype all the same: the plane refuses it with the model's own names."""
     spec = next((spec for spec in entry.inputs if spec.name == name), None)
-    if spec is not None and _is_base64(_first(data)):
+    if spec is None:
+        raise InvalidInput(f"model '{entry.name}' has no input '{name[:100]}': {explain(entry)}")
+    if _is_base64(_first(data)):
         return _files(entry, spec, data, decode)
-    return json_to_tensor(name[:256], spec.datatype if spec else "FP32", None, data)
+    return json_to_tensor(name, spec.datatype, None, data)
 
 
 def _files(entry: Entry, spec: TensorSpec, data: Any, decode: Decode | None) -> Tensor:

@@ -13,14 +13,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from compiler.spec import TensorSpec
-from service.errors import InvalidInput
 from service.plane import Plane
 from service.repository.catalog import Entry
 from service.rest import form, raw
 from service.rest.doors import Answer, Content, Translated, json_answer
 from service.rest.images import find_format, read_image
 from service.rest.json_text import parse_value
-from service.rest.rows import explain, only_column, rows_to_columns, to_columns, without_name
+from service.rest.rows import only_column, rows_to_columns, to_columns, without_name
 from service.rest.tf_serving import encode_rows
 from service.rest.v1 import FILES, classes, read_columns, read_file_body
 from service.tensors import InferRequest, InferResponse, RequestedOutput, Tensor
@@ -85,12 +84,9 @@ def _columns(entry: Entry, body: Any) -> tuple[dict[str, Any], bool]:
         body = next(iter(body.values()))
     columns = body if isinstance(body, dict) and body.keys() != {"b64"} else only_column(entry, body)
     specs = {spec.name: spec for spec in entry.inputs}
-    unknown = [name for name in columns if name not in specs]
-    if unknown:
-        raise InvalidInput(f"model '{entry.name}' has no input '{unknown[0][:100]}': {explain(entry)}")
-    if not entry.max_batch_size:
+    if not entry.max_batch_size or not columns or columns.keys() - specs:
         return columns, False
-    is_row = bool(columns) and all(_is_row(specs[name], value) for name, value in columns.items())
+    is_row = all(_is_row(specs[name], value) for name, value in columns.items())
     return ({name: [value] for name, value in columns.items()} if is_row else columns), is_row
 
 

@@ -55,12 +55,12 @@ class V1:
             return _asked(bare, (tensor,), entry, content, "")
         body = parse_json(content.body, content.limits)
         inputs = body.get("inputs")
-        if isinstance(inputs, list) and (not inputs or isinstance(inputs[0], dict)):
-            parsed = parse_request(body, memoryview(b""), content.limits)
-            return parsed.asked_of(bare), _one_or(content, _encode_oip)
         rows_key = next((key for key in ROWS if key in body), "")
         if rows_key and "inputs" in body:
             raise InvalidInput(f"the request has both inputs and {rows_key}: send one of them")
+        if isinstance(inputs, list) and (not inputs or isinstance(inputs[0], dict)):
+            parsed = parse_request(body, memoryview(b""), content.limits)
+            return parsed.asked_of(bare), _one_or(content, _encode_oip)
         if rows_key:
             inputs = rows_to_columns(entry, body[rows_key])
         elif isinstance(inputs, list):

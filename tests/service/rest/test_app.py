@@ -1,47 +1,19 @@
 """The HTTP application over a plane with fake engines: every route, every refusal, `{"error": ...}` throughout."""
 
-import asyncio
 import io
 from typing import Any
 
-import httpx
 import numpy as np
 import orjson
 import pytest
 from PIL import Image
 
-from service.control import Control
 from service.errors import Code, ExecutionFailed, QueueFull
-from service.plane import Plane
-from service.rest.app import create_app
 from service.rest.errors import STATUS
-from service.settings import Settings
-from tests.fakes import FakeCounter, FakeEngines, catalog
+from tests.service.rest.asking import Client
 
 ROW = [1.0, 2.0, 3.0]
 V2 = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": ROW}]}
-
-
-class Client:
-    """Asks the application directly, one request at a time."""
-
-    def __init__(self) -> None:
-        self.engines = FakeEngines()
-        self.counter = FakeCounter()
-        self.plane = Plane(self.engines, self.counter)
-        self.plane.catalog = catalog()
-        self._app = create_app(self.plane, Control(self.plane), Settings(max_body_bytes=10_000))
-
-    def ask(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(app=self._app, raise_app_exceptions=False)  # type: ignore[arg-type]
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-                return await http.request(method, path, **arguments)
-
-        return asyncio.run(send())
-
-    def post(self, path: str, body: Any, **arguments: Any) -> httpx.Response:
-        return self.ask("POST", path, content=orjson.dumps(body), **arguments)
 
 
 @pytest.fixture
@@ -221,9 +193,15 @@ def test_models_are_listed_with_what_a_person_asks_first(client: Client) -> None
 
 def test_the_openapi_page_shows_each_ready_model_with_an_example_that_works(client: Client) -> None:
     document = client.ask("GET", "/openapi.json").json()
-    operation = document["paths"]["/v1/models/double/versions/1/infer"]["post"]
-    example = operation["requestBody"]["content"]["application/json"]["example"]
-    assert client.post("/v1/models/double/versions/1/infer", example).status_code == 200
+    for path in (
+        "/v1/models/double/versions/1/infer",
+        "/v2/models/double/versions/1/infer",
+        "/v1/models/double/versions/1:predict",
+        "/predictions/double/1",
+    ):
+        operation = document["paths"][path]["post"]
+        example = operation["requestBody"]["content"]["application/json"]["example"]
+        assert client.post(path, example).status_code == 200, path
     assert "/v1/models/slow_start/versions/1/infer" not in document["paths"]
     assert "image/png" in document["paths"]["/v1/models/mean_color/versions/1/infer"]["post"]["requestBody"]["content"]
     assert client.ask("GET", "/docs").status_code == 200
