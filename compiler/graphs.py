@@ -71,8 +71,7 @@ class Graphs:
                 difference = self._compare(graph, inputs)
             except Exception as error:  # noqa: BLE001 - models raise anything, and the plain call remains
                 torch.cuda.synchronize(self._device)
-                first = next((line for line in str(error).splitlines() if line.strip()), "")
-                return f"no CUDA graph of this model: {type(error).__name__}: {first.strip()[:200]}"
+                return f"no CUDA graph of this model: {telling_line(error)}"
         if difference:
             return f"the CUDA graph's replay differs from the plain call: {difference}"
         self._graphs[_shapes(inputs)] = graph
@@ -123,6 +122,13 @@ class Graphs:
                 if difference:
                     return f"output {index}: {difference}"
         return ""
+
+
+def telling_line(error: BaseException) -> str:
+    """The line of an error that says what happened: the last that names one; TorchScript puts its traceback first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "Error: " in line]
+    return (named[-1] if named else f"{type(error).__name__}: {lines[0] if lines else ''}")[:300]
 
 
 def find_difference(got: Tensor, want: Tensor) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from compiler.jobs import Described
+from compiler.limits import find_refusal, parse_capability
 from compiler.spec import BACKENDS, PRECISIONS, Options, Rung, Target
 
 # What a device tries where the owner leaves it to us. No half precision on a CPU: few have instructions for it.
@@ -46,7 +47,7 @@ def plan(options: Options, target: Target, described: Described) -> tuple[Planne
     for backend in (name for name in BACKENDS if name in backends and name != "eager"):
         for precision in (name for name in PRECISIONS if name in precisions):
             planned += _rungs(backend, precision, options, kind, described)
-    return tuple(planned)
+    return tuple(_limit(one, target) for one in planned)
 
 
 def _precisions(options: Options, kind: str, described: Described) -> tuple[str, ...]:
@@ -89,6 +90,14 @@ def refuse(backend: str, precision: str, kind: str) -> str:
     if precision == "int8" and kind != "cpu":
         return "INT8 on a GPU needs TensorRT engines"
     return ""
+
+
+def _limit(planned: Planned, target: Target) -> Planned:
+    """With the reason why this GPU or this TensorRT cannot do it, before a builder is started for nothing."""
+    if planned.refusal or planned.rung.backend != "tensorrt":
+        return planned
+    reason = find_refusal(planned.rung.precision, target.tensorrt, parse_capability(target.capabilities))
+    return Planned(planned.rung, reason)
 
 
 def _variants(backend: str, precision: str, described: Described) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.utils._sympy.numbers import int_oo
 
 from compiler.datatypes import quiet_torchscript
 from compiler.errors import LowerFailed
@@ -22,6 +23,8 @@ from compiler.jobs import Interface
 from compiler.load import Opened
 
 EXAMPLE_SEED = 0
+
+Limits = dict[tuple[int, int], tuple[int, int]]  # position of an input, axis -> least and greatest size
 
 
 def example_batch(interface: Interface) -> int:
@@ -50,7 +53,7 @@ def lower(
             warnings.filterwarnings("ignore", message="Pred is a Python constant", category=UserWarning)
             if opened.kind == "torchscript":
                 module = _convert_torchscript(opened.module, example, interface)
-            return _export(module, example, interface, is_fixed)
+            return _export(module, example, interface, find_limits(opened), is_fixed)
     except Exception as error:  # torch.export raises many kinds, private ones too
         first = " ".join(str(error).split())[:500]
         raise LowerFailed(f"torch.export cannot capture the model: {type(error).__name__}: {first}") from error
@@ -61,28 +64,51 @@ def sizes_are_read(graph: fx.Graph) -> bool:
     return any(node.target is torch.ops.aten.sym_size.int for node in graph.nodes)
 
 
-def _export(module: nn.Module, example: tuple[Tensor, ...], interface: Interface, is_fixed: bool) -> ExportedProgram:
+def find_limits(opened: Opened) -> Limits:
+    """How far each size may vary in the program that the model came as; nothing is known of other models."""
+    found: Limits = {}
+    if not isinstance(opened.module, fx.GraphModule):
+        return found
+    for position, node in enumerate(node for node in opened.module.graph.nodes if node.op == "placeholder"):
+        value = node.meta.get("val")
+        for axis, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
+            if isinstance(size, torch.SymInt):
+                bounds = size.node.shape_env.bound_sympy(size.node.expr)
+                if bounds.upper != int_oo:
+                    found[position, axis] = int(bounds.lower), int(bounds.upper)
+    return found
+
+
+def _export(
+    module: nn.Module, example: tuple[Tensor, ...], interface: Interface, limits: Limits, is_fixed: bool
+) -> ExportedProgram:
     """First with the batch bounded by us; where torch disagrees about its bounds, as torch finds them."""
     if is_fixed:
-        return torch.export.export(module, example, dynamic_shapes=_shapes(interface, None), strict=False)
+        return torch.export.export(module, example, dynamic_shapes=_shapes(interface, None, limits), strict=False)
     try:
         bounded = Dim("batch", min=1, max=max(interface.max_batch_size, 2))  # unused below 2
-        return torch.export.export(module, example, dynamic_shapes=_shapes(interface, bounded), strict=False)
+        return torch.export.export(module, example, dynamic_shapes=_shapes(interface, bounded, limits), strict=False)
     except Exception:  # noqa: BLE001 - the second attempt's reason is the one that counts
-        return torch.export.export(module, example, dynamic_shapes=_shapes(interface, Dim.AUTO), strict=False)
+        return torch.export.export(module, example, dynamic_shapes=_shapes(interface, Dim.AUTO, {}), strict=False)
 
 
-def _shapes(interface: Interface, batch: Any) -> dict[str, Any]:
+def _shapes(interface: Interface, batch: Any, limits: Limits) -> dict[str, Any]:
     """One set of dimensions for each input, in the form that `Flat.forward(*inputs)` needs; `batch` None: fixed."""
     dimensions = []
-    for spec in interface.inputs:
-        open_axes = {axis: Dim.AUTO for axis, size in enumerate(spec.shape) if size == -1}
+    for position, spec in enumerate(interface.inputs):
+        open_axes: dict[int, Any] = {
+            axis: _open_size(limits.get((position, axis))) for axis, size in enumerate(spec.shape) if size == -1
+        }
         if interface.max_batch_size:
             open_axes.pop(0, None)
             if interface.max_batch_size > 1 and batch is not None:
                 open_axes[0] = batch
         dimensions.append(open_axes)
     return {"inputs": tuple(dimensions)}
+
+
+def _open_size(limits: tuple[int, int] | None) -> Any:
+    return Dim.AUTO if limits is None else Dim.AUTO(min=limits[0], max=limits[1])
 
 
 def _convert_torchscript(script: nn.Module, example: tuple[Tensor, ...], interface: Interface) -> nn.Module:

@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from compiler.backends.hybrid_sizes import is_engine, is_number, reads_sizes
 from compiler.datatypes import quiet_torchscript
 from compiler.errors import BuildFailed
-from compiler.hybrid import ENGINE_PREFIX
 
 SCRIPT_NAME, PROGRAM_NAME = "model.ts", "model.pt2"
-SIZES = (torch.ops.aten.sym_size.int, torch.ops.aten.sym_numel.default)
 
 
 def make_contiguous(module: fx.GraphModule) -> fx.GraphModule:
@@ -32,24 +31,18 @@ def make_contiguous(module: fx.GraphModule) -> fx.GraphModule:
     for node in engine_calls(module):
         with module.graph.inserting_before(node):
             node.args = tuple(
-                module.graph.call_method("contiguous", (argument,)) if _may_be_tensor(argument) else argument
+                argument
+                if not isinstance(argument, fx.Node) or is_number(argument)
+                else module.graph.call_method("contiguous", (argument,))
                 for argument in node.args
             )
     module.recompile()
     return module
 
 
-def reads_sizes(module: fx.GraphModule) -> bool:
-    """Whether a part that stays in PyTorch reads the size of a tensor."""
-    children = [child for name, child in module.named_children() if not name.startswith(ENGINE_PREFIX)]
-    graphs = [module.graph, *(child.graph for child in children if isinstance(child, fx.GraphModule))]
-    return any(node.target in SIZES for graph in graphs for node in graph.nodes if node.op == "call_function")
-
-
 def engine_calls(module: fx.GraphModule) -> list[fx.Node]:
     """The nodes that run an engine, in order."""
-    nodes = module.graph.nodes
-    return [node for node in nodes if node.op == "call_module" and str(node.target).startswith(ENGINE_PREFIX)]
+    return [node for node in module.graph.nodes if is_engine(node)]
 
 
 def save_hybrid(
@@ -122,7 +115,7 @@ def _call_engine(graph: fx.Graph, node: fx.Node, arguments: tuple[Any, ...], run
 
 
 def _as_tensor(graph: fx.Graph, source: Any, given: Any) -> Any:
-    if _may_be_tensor(source):
+    if isinstance(source, fx.Node) and not is_number(source):
         return given
     return graph.call_function(torch.tensor, (given,), {"device": "cuda"})
 
@@ -132,6 +125,8 @@ def _plain(module: fx.GraphModule) -> fx.Graph:
     graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
     for node in graph.nodes:
+        if node.op == "placeholder" and is_number(node):
+            node.type = int  # TorchScript takes anything else for a tensor
         _resolve(node)
     return graph
 
@@ -143,14 +138,6 @@ def _resolve(node: fx.Node) -> None:
         # The printed code would name torch.device as a global; layout and pin_memory only repeat the default.
         kept = {name: value for name, value in node.kwargs.items() if name not in ("layout", "pin_memory")}
         node.kwargs = {**kept, "device": str(kept["device"])}
-
-
-def _may_be_tensor(argument: Any) -> bool:
-    """Whether an argument of an engine is a tensor; a size that PyTorch computed is none."""
-    if not isinstance(argument, fx.Node):
-        return False
-    value = argument.meta.get("val")
-    return not isinstance(value, int | float | torch.SymInt | torch.SymFloat)
 
 
 def _copy_attribute(source: nn.Module, target: nn.Module, path: str) -> None:

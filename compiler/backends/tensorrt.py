@@ -19,14 +19,16 @@ from torch import Tensor, fx
 from torch.utils._sympy.numbers import int_oo
 
 from compiler.backends.hybrid_script import PROGRAM_NAME, SCRIPT_NAME, engine_calls, make_contiguous, save_hybrid
+from compiler.backends.hybrid_sizes import drop_needless_sizes, read_sizes_again
 from compiler.backends.tensorrt_library import import_torch_tensorrt, load_runtime
 from compiler.datatypes import quiet_torchscript
 from compiler.errors import BuildFailed, CompileError, Unsupported
 from compiler.hybrid import explain, is_operator, map_hybrid
 from compiler.jobs import Built, Interface, Place
+from compiler.limits import find_refusal
 from compiler.load import Opened
 from compiler.lower import example_inputs, lower
-from compiler.quantize.modelopt import exporting, find_refusal, is_quantized
+from compiler.quantize.modelopt import exporting, is_quantized
 from compiler.spec import Rung
 from compiler.tools import find_tensorrt
 
@@ -154,7 +156,10 @@ def _build_part(
     program = lower(opened, interface, place.device, part.rows, is_fixed=part.is_fixed)
     unbounded = find_unbounded(program)
     if unbounded:
-        raise BuildFailed(f"{unbounded} has no upper limit: TensorRT needs one, as torch.export's Dim(max=...) gives")
+        raise BuildFailed(
+            f"{unbounded} has no upper limit, and TensorRT needs one: a .pt2 exported with Dim(max=...) has it"
+        )
+    drop_needless_sizes(program)
     example = example_inputs(interface, place.device, part.rows)
     block = choose_block_size(sum(map(is_operator, program.graph.nodes)))
     with tempfile.TemporaryDirectory(prefix="torchere-timing-") as scratch:
@@ -171,10 +176,11 @@ def _build_part(
         module, ignored = _compile(compiler, program, example, want)
     converters = compiler.dynamo.conversion.DYNAMO_CONVERTERS
     hybrid = map_hybrid(plan, lambda node: explain(node, converters, block), _engine_sizes(module))
+    read_sizes_again(module, plan)
     folder = out / part.folder
     folder.mkdir()
     how = save_hybrid(
-        make_contiguous(module), example, folder, lambda path: _save_program(compiler, module, example, path)
+        make_contiguous(module), example, folder, lambda path: _save_program(module, interface, place, part, path)
     )
     return Built(how, hybrid, ignored)
 
@@ -228,8 +234,10 @@ def _engine_sizes(module: fx.GraphModule) -> dict[str, int]:
     return {name: len(plan) for name, plan in plans.items() if plan is not None}
 
 
-def _save_program(compiler: Any, module: fx.GraphModule, example: tuple[Tensor, ...], path: Path) -> None:
-    compiler.save(module, str(path), output_format="exported_program", arg_inputs=list(example), retrace=True)
+def _save_program(module: fx.GraphModule, interface: Interface, place: Place, part: Part, path: Path) -> None:
+    """Exported again by ourselves: torch_tensorrt.save fixes the sizes of its example."""
+    program = lower(Opened("python", module), interface, place.device, part.rows, is_fixed=part.is_fixed)
+    torch.export.save(program, path)
 
 
 def _load_part(folder: Path, device: str) -> Run:

@@ -49,6 +49,8 @@ def import_torch_tensorrt(*, is_quantized: bool) -> Any:
 
 def load_runtime() -> None:
     """Make `torch.jit.load` able to read engines, without importing torch_tensorrt. Raises ToolMissing or OSError."""
+    if "torch_tensorrt" in sys.modules:
+        return  # it has loaded the library, whose classes may be registered only once
     flavour = find_tensorrt()
     package = importlib.util.find_spec("torch_tensorrt")  # finds it, does not run it
     if flavour is None or package is None or not package.submodule_search_locations:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,13 +18,12 @@ from torch.utils import _pytree as pytree
 
 from compiler.errors import BuildFailed, ToolMissing, Unsupported
 from compiler.jobs import Interface, Place
+from compiler.limits import find_refusal
 from compiler.load import Opened
 from compiler.spec import Rung
 from compiler.tools import find_tensorrt
 
 CONFIGS = {"int8": "INT8_DEFAULT_CFG", "fp8": "FP8_DEFAULT_CFG"}
-FP8_CAPABILITY = (8, 9)  # Ada Lovelace: the first GPUs with FP8
-RTX_INT8 = (2, 12)  # the first Torch-TensorRT whose RTX flavour takes INT8 activations
 
 
 def quantize_modelopt(
@@ -57,25 +55,6 @@ def quantize_modelopt(
     if not mend_quantizers(module):
         raise BuildFailed("ModelOpt found no layer to quantise: it knows Linear, convolutions and their kin")
     return Opened(opened.kind, module.eval(), None)
-
-
-def find_refusal(precision: str, tensorrt: str, capability: tuple[int, int]) -> str:
-    """Why no engine of this precision is to be had, whatever the model; "" where there may be one.
-
-    >>> find_refusal("fp8", "rtx 1.4.0.76, torch-tensorrt 2.11.0", (8, 6))
-    'FP8 needs a GPU of compute capability 8.9 or newer, and this one has 8.6'
-    """
-    if precision == "fp8" and capability < FP8_CAPABILITY:
-        return f"FP8 needs a GPU of compute capability 8.9 or newer, and this one has {capability[0]}.{capability[1]}"
-    version = re.search(r"torch-tensorrt (\d+)\.(\d+)", tensorrt)
-    if precision == "int8" and tensorrt.startswith("rtx") and version is not None:
-        found = (int(version[1]), int(version[2]))
-        if found < RTX_INT8:
-            return (
-                f"TensorRT-RTX takes INT8 activations from Torch-TensorRT 2.12 on, and this is {found[0]}.{found[1]}; "
-                "the standard flavour takes them"
-            )
-    return ""
 
 
 def is_quantized(opened: Opened) -> bool:
