@@ -1,162 +1,175 @@
 """What the stack around a model costs: torchere beside a plain FastAPI+torch server, on one machine, in one run.
 
-    python -m benchmarks.stack [--seconds 4] [--out benchmarks/results/stack.json]
+    python -m benchmarks.stack [--out benchmarks/results]
 
-An MLP 64-64-10 over HTTP binary, HTTP JSON and gRPC at concurrency 1, 8 and 64. Ratios are to the plain server at the
-same concurrency in the same run.
+An MLP 64-64-10, which costs nothing, and a small CNN on (3,64,64) float32, each over HTTP with binary tensors, HTTP
+with JSON and gRPC at concurrency 1, 8 and 64, one row a request. `torchere bench`'s own engine is the client.
+Ratios are to the plain server at the same concurrency in the same run.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import dataclasses
 import json
-import os
-import platform
-import subprocess
+import math
+import shlex
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import numpy as np
-import torch
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from protos.inference_pb2 import ModelInferRequest
-from tests.e2e.running import RunningServer, free_ports
+from benchmarks.servers import Server, plain_server, torchere_server
+from service.bench.inputs import Spec, random_tensors
+from service.bench.levels import Level, parse_concurrency
+from service.bench.messages import Protocol, Target
+from service.bench.payloads import http_request
+from service.bench.plot import Point, Series, draw
+from service.bench.results import describe_machine, write_results
+from service.bench.run import Terms, measure
+from service.bench.show import Progress, notes
+from service.bench.statistics_reader import StatisticsReader
+from service.bench.summary import Result
+from service.bench.target import Request, Subject, build_request, try_once
+from service.tensors import to_numpy
 
-HERE = Path(__file__).parent
-CONCURRENCIES = (1, 8, 64)
-TICKS = os.sysconf("SC_CLK_TCK")
+SPECS = {"mlp": Spec("x", "FP32", (-1, 64)), "cnn": Spec("image", "FP32", (-1, 3, 64, 64))}
+TITLES = {"mlp": "MLP 64-64-10", "cnn": "CNN on (3,64,64) float32"}
+PLAIN = "plain FastAPI, JSON"
+KINDS = {"http": "torchere, HTTP binary", "http-json": "torchere, HTTP JSON", "grpc": "torchere, gRPC"}
+TIMEOUT_S = 30.0  # 64 images as JSON keep the plain server busy for seconds
+PLAIN_WIDTH = 180
 
-
-def bodies(folder: Path) -> dict[str, tuple[Path, int]]:
-    """For each kind of request its body in a file, and the size of the JSON before binary data (0: none)."""
-    row = np.random.default_rng(0).normal(size=(1, 64)).astype(np.float32)
-    tensor = {"name": "x", "shape": [1, 64], "datatype": "FP32"}
-    binary = json.dumps(
-        {"inputs": [{**tensor, "parameters": {"binary_data_size": 256}}], "parameters": {"binary_data_output": True}}
-    ).encode()
-    call = ModelInferRequest(model_name="mlp", raw_input_contents=[row.tobytes()])
-    call.inputs.add(name="x", datatype="FP32", shape=[1, 64])
-    contents = {
-        "plain": (json.dumps({"x": row.tolist()}).encode(), 0),
-        "HTTP JSON": (json.dumps({"inputs": [{**tensor, "data": row.reshape(-1).tolist()}]}).encode(), 0),
-        "HTTP binary": (binary + row.tobytes(), len(binary)),
-        "gRPC": (call.SerializeToString(), 0),
-    }
-    files = {}
-    for name, (content, json_size) in contents.items():
-        file = folder / name.replace(" ", "-")
-        file.write_bytes(content)
-        files[name] = (file, json_size)
-    return files
+Row = tuple[str, str, Result]  # model, kind, what came of it
 
 
-def measure(protocol: str, address: str, path: str, body: tuple[Path, int], concurrency: int, seconds: float) -> Any:
-    file, json_size = body
-    arguments = [protocol, address, path, str(file), str(json_size), str(concurrency), str(seconds)]
-    command = [sys.executable, "-m", "benchmarks.client", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE.parent)
-    return json.loads(done.stdout)
+def plain_request(server: Server, model: str) -> Request:
+    """The row that torchere gets too, as the JSON that the plain server takes."""
+    spec = SPECS[model]
+    (tensor,) = random_tensors([spec], 1, {}, seed=0)
+    host, _, port = server.http.removeprefix("http://").partition(":")
+    body = json.dumps({spec.name: to_numpy(tensor).tolist()}).encode()
+    payload = http_request(f"{host}:{port}", f"/{model}/infer", body)
+    return Request(Target("http", host, int(port), payload, TIMEOUT_S), 1)
 
 
-def cpu_seconds(pids: list[int]) -> float:
-    """Processor time that these processes have used."""
-    total = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / TICKS
+def measure_plain(levels: Sequence[Level], terms: Terms) -> Iterator[Row]:
+    with plain_server() as server:
+        own = dataclasses.replace(terms, server_pid=server.pid)
+        for model in SPECS:
+            results = press(f"{model}, {PLAIN}", plain_request(server, model), levels, own)
+            yield from ((model, PLAIN, result) for result in results)
 
 
-@contextmanager
-def plain_server() -> Iterator[tuple[str, int]]:
-    """The baseline's address and pid."""
-    (port,) = free_ports(1)
-    command = [sys.executable, "-m", "uvicorn", "benchmarks.baseline.app:app", "--port", str(port), "--no-access-log"]
-    process = subprocess.Popen([*command, "--log-level", "warning"], cwd=HERE.parent)
-    try:
-        yield f"127.0.0.1:{port}", process.pid
-    finally:
-        process.terminate()
-        process.wait()
+def measure_torchere(levels: Sequence[Level], terms: Terms) -> Iterator[Row]:
+    with torchere_server() as server:
+        own = dataclasses.replace(terms, server_pid=server.pid)
+        for model in SPECS:
+            for protocol in get_args(Protocol):
+                url = server.grpc if protocol == "grpc" else server.http
+                subject = Subject(url, model, protocol, timeout_s=TIMEOUT_S)
+                what = f"{model}, {KINDS[protocol]}"
+                results = press(what, build_request(subject), levels, own, subject)
+                yield from ((model, KINDS[protocol], result) for result in results)
 
 
-def wait_for(address: str) -> None:
-    import socket
-    import time
+def press(
+    what: str, request: Request, levels: Sequence[Level], terms: Terms, subject: Subject | None = None
+) -> list[Result]:
+    """All levels on one target; `subject` where the server has statistics of it."""
 
-    host, _, port = address.rpartition(":")
-    for _ in range(600):
-        with socket.socket() as probe:
-            if probe.connect_ex((host, int(port))) == 0:
-                return
-        time.sleep(0.1)
-    raise SystemExit(f"nobody listens on {address}")
+    async def go() -> list[Result]:
+        await try_once(request.target)
+        with Progress(what) as progress:
+            if subject is None:
+                return await measure(request, levels, terms, progress)
+            with StatisticsReader(subject) as reader:
+                return await measure(request, levels, terms, progress, reader.read)
 
-
-def run(seconds: float) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-
-    def note(server: str, kind: str, concurrency: int, pids: list[int], measured: Any, cpu: float) -> None:
-        used = 1e6 * (cpu_seconds(pids) - cpu) / (measured["requests_per_s"] * (seconds + 1.0))
-        rows.append(
-            {"server": server, "kind": kind, "concurrency": concurrency, **measured, "server_cpu_us": round(used)}
-        )
-        print(rows[-1], file=sys.stderr)
-
-    with tempfile.TemporaryDirectory() as folder:
-        files = bodies(Path(folder))
-        with plain_server() as (address, pid):
-            wait_for(address)
-            for concurrency in CONCURRENCIES:
-                cpu = cpu_seconds([pid])
-                note("plain", "HTTP JSON", concurrency, [pid],
-                     measure("http", address, "/infer", files["plain"], concurrency, seconds), cpu)  # fmt: skip
-        with RunningServer(HERE / "models", Path(folder) / "cache", Path(folder)) as server:
-            pids = [server.process.pid, *server.children("service.frontend"), *server.children("service.engine.worker")]
-            roads = {"HTTP binary": ("http", server.http_port), "HTTP JSON": ("http", server.http_port),
-                     "gRPC": ("grpc", server.grpc_port)}  # fmt: skip
-            for kind, (protocol, port) in roads.items():
-                for concurrency in CONCURRENCIES:
-                    cpu = cpu_seconds(pids)
-                    path = "/v2/models/mlp/infer"
-                    measured = measure(protocol, f"127.0.0.1:{port}", path, files[kind], concurrency, seconds)
-                    note("torchere", kind, concurrency, pids, measured, cpu)
-    plain = {row["concurrency"]: row["requests_per_s"] for row in rows if row["server"] == "plain"}
-    return [{**row, "ratio_to_plain": round(row["requests_per_s"] / plain[row["concurrency"]], 2)} for row in rows]
+    return asyncio.run(go())
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    table = Table(title="MLP 64-64-10, one row a request")
-    for column in rows[0]:
-        table.add_column(column, justify="left" if column in ("server", "kind") else "right")
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    Console(width=170).print(table)
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ratio:
+    """A row beside the plain server's of the same model and concurrency: how many times its requests per second, and
+    how many times fewer microseconds of server processor time each took."""
+
+    rate: float
+    cpu: float
+
+
+def ratios(rows: Sequence[Row]) -> list[Ratio]:
+    """One for each row."""
+    plain = {(model, result.level): result for model, kind, result in rows if kind == PLAIN}
+    found = []
+    for model, _, result in rows:
+        other = plain[model, result.level]
+        rate = result.requests_per_s / other.requests_per_s
+        cpu = (other.server_cpu_us or 0.0) / (result.server_cpu_us or math.inf)
+        found.append(Ratio(round(rate, 2), round(cpu, 2)))
+    return found
+
+
+def show(model: str, rows: Sequence[tuple[Row, Ratio]]) -> None:
+    columns = ["server", "concurrency", "requests/s", "to plain", "p50 ms", "p99 ms", "server µs", "to plain"]
+    columns += ["client µs", "errors", "steady"]
+    table = Table(title=f"{TITLES[model]}, one row a request", title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "server" else "right")
+    for (_, kind, result), ratio in rows:
+        latency = [f"{result.latency_ms[name]:.3g}" if name in result.latency_ms else "" for name in ("p50", "p99")]
+        server, client = (f"{value or 0:,.0f}" for value in (result.server_cpu_us, result.client_cpu_us))
+        rate = [f"{result.requests_per_s:,.0f}", f"{ratio.rate:.2f}x"]
+        ends = [str(result.error_count), "yes" if result.is_steady else "no"]
+        table.add_row(kind, str(result.level.concurrency), *rate, *latency, server, f"{ratio.cpu:.2f}x", client, *ends)
+    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+    console.print(table)
+
+
+def write(folder: Path, machine: dict[str, Any], rows: Sequence[Row]) -> None:
+    """stack.json with everything, and a picture for each model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    told = [
+        {"model": model, "server": kind, "to_plain": msgspec.to_builtins(ratio), **msgspec.to_builtins(result)}
+        for (model, kind, result), ratio in zip(rows, ratios(rows), strict=True)
+    ]
+    command = shlex.join(["python", "-m", "benchmarks.stack", *sys.argv[1:]])
+    write_results(folder / "stack.json", {"command": command, "machine": machine, "rows": told})
+    for model in SPECS:
+        series = []
+        for kind in (PLAIN, *KINDS.values()):
+            own = [result for name, each, result in rows if (name, each) == (model, kind)]
+            points = [
+                Point(r.requests_per_s, r.latency_ms["p50"], f"×{r.level.concurrency}") for r in own if r.requests
+            ]
+            series.append(Series(kind, tuple(points)))
+        (folder / f"{model}.svg").write_text(draw(f"{TITLES[model]}: median latency", series))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--concurrency", default="1,8,64")
+    parser.add_argument("--window", type=float, default=1.0, help="seconds")
+    parser.add_argument("--max-windows", type=int, default=8)
+    parser.add_argument("--out", type=Path, help="folder for stack.json and the pictures")
     arguments = parser.parse_args()
-    rows = run(arguments.seconds)
-    show(rows)
+    levels = [Level(concurrency) for concurrency in parse_concurrency(arguments.concurrency)]
+    terms = Terms(window_s=arguments.window, max_windows=arguments.max_windows)
+    machine = describe_machine()
+    rows = [*measure_plain(levels, terms), *measure_torchere(levels, terms)]
+    told = list(zip(rows, ratios(rows), strict=True))
+    for model in SPECS:
+        show(model, [row for row in told if row[0][0] == model])
+    for model, kind, result in rows:
+        if result.errors or result.is_client_bound:
+            print(*(f"- {model}, {kind}: {note}" for note in notes([result])), sep="\n")
     if arguments.out:
-        processor = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line)
-        machine = {
-            "processor": processor.partition(": ")[2],
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        }
-        command = f"python -m benchmarks.stack --seconds {arguments.seconds}"
-        arguments.out.write_text(json.dumps({"machine": machine, "command": command, "rows": rows}, indent=1) + "\n")
+        write(arguments.out, machine, rows)
 
 
 if __name__ == "__main__":

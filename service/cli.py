@@ -5,6 +5,7 @@
     torchere models
     torchere models show digits
     torchere infer digits input.json
+    torchere bench digits --concurrency 1:64
     torchere cache list
 
 Imports of heavy parts happen inside the commands, so that `--help` is quick.
@@ -23,6 +24,7 @@ import click
 
 from service import __version__
 from service import settings as configuration
+from service.bench.command import bench
 
 if TYPE_CHECKING:
     from service.serve import Server
@@ -63,6 +65,7 @@ def serve(config_file: Path | None, **given: Any) -> None:
         from service import serve as server
         from service.observe.logs import set_up_logging
         from service.repository.storage import RepositoryError
+        from service.startup import StartupError
         from service.startup_table import print_startup
 
         set_up_logging(settings.log_format, settings.log_level, "torchere")
@@ -72,7 +75,7 @@ def serve(config_file: Path | None, **given: Any) -> None:
 
         try:
             code = asyncio.run(server.serve(settings, Path(directory), settled))
-        except (server.StartupError, RepositoryError) as error:
+        except (StartupError, RepositoryError) as error:
             raise click.ClickException(str(error)) from error
     sys.exit(code)
 
@@ -210,6 +213,9 @@ def prune_cache(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     prune_artifacts(_settings(config_file, given).cache_dir, size, age_s, broken)
+
+
+main.add_command(bench)
 
 
 def _list_models(url: str, as_json: bool) -> None:

@@ -50,6 +50,14 @@ class RestClient:
         """Every version of every model, as GET /v1/models tells it."""
         return list(self._send("GET", "/v1/models").json()["entries"])
 
+    def metadata(self, model: str, version: str = "") -> dict[str, Any]:
+        """What `model` takes and gives. Raises ServiceError as the server reports it."""
+        return dict(self._send("GET", f"/v2/{_path(model, version)}").json())
+
+    def statistics(self, model: str, version: str = "") -> dict[str, Any]:
+        """How often and how long `model` has run, phase by phase. Raises ServiceError as the server reports it."""
+        return dict(self._send("GET", f"/v2/{_path(model, version)}/stats").json())
+
     def infer(
         self, model: str, inputs: dict[str, np.ndarray[Any, Any]], version: str = ""
     ) -> dict[str, np.ndarray[Any, Any]]:

@@ -8,14 +8,22 @@ Knows nothing of the server's inside; any server of the Open Inference Protocol 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 import numpy as np
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 
-from protos.inference_pb2 import ModelInferRequest, ModelInferResponse, ServerReadyRequest
+from protos.inference_pb2 import (
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelMetadataRequest,
+    ModelStatisticsRequest,
+    ServerReadyRequest,
+)
 from protos.inference_pb2_grpc import GRPCInferenceServiceStub
 from service.errors import Code, InvalidInput, ServiceError, from_code
 from service.tensors import NUMPY_TYPES, Tensor, pack_bytes, to_numpy
@@ -34,6 +42,7 @@ CODES = {
 }  # any other status: Code.FAILED
 DATATYPES = {dtype: datatype for datatype, dtype in NUMPY_TYPES.items()}
 READY_TIMEOUT_S = 5.0  # a server that takes longer to say so is not ready
+QUESTION_TIMEOUT_S = 10.0  # answered from memory
 NO_LIMIT = -1
 
 
@@ -67,6 +76,22 @@ class RpcClient:
                 return False
             raise translated from error
 
+    def metadata(self, model: str, version: str = "") -> dict[str, Any]:
+        """What `model` takes and gives, as the HTTP API writes it. Raises the errors of service.errors."""
+        request = ModelMetadataRequest(name=model, version=version)
+        return self._ask(self._stub.ModelMetadata, request)
+
+    def statistics(self, model: str, version: str = "") -> dict[str, Any]:
+        """How often and how long `model` has run, as the HTTP API writes it; its counts are text."""
+        return self._ask(self._stub.ModelStatistics, ModelStatisticsRequest(name=model, version=version))
+
+    def _ask(self, call: Callable[..., Any], request: Message) -> dict[str, Any]:
+        try:
+            answer = call(request, timeout=QUESTION_TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise _service_error(error) from error
+        return dict(MessageToDict(answer, preserving_proto_field_name=True))
+
     def infer(
         self,
         model: str,
@@ -82,17 +107,22 @@ class RpcClient:
         of the dtype `bfloat16` of ml_dtypes travels as BF16.
         Raises the errors of service.errors: InvalidInput, NotFound, Unavailable, DeadlineExceeded, ExecutionFailed, ...
         """
-        request = ModelInferRequest(model_name=model, model_version=version)
-        for name, array in inputs.items():
-            tensor = tensor_of(name, np.asarray(array))
-            request.inputs.add(name=name, datatype=tensor.datatype, shape=tensor.shape)
-            request.raw_input_contents.append(bytes(tensor.data))
+        request = infer_message(model, [tensor_of(name, np.asarray(array)) for name, array in inputs.items()], version)
         for name in outputs:
             request.outputs.add(name=name)
         try:
             return arrays_of(self._stub.ModelInfer(request, timeout=timeout_s))
         except grpc.RpcError as error:
             raise _service_error(error) from error
+
+
+def infer_message(model: str, tensors: Sequence[Tensor], version: str = "") -> ModelInferRequest:
+    """The request that carries `tensors`, their bytes in raw_input_contents."""
+    request = ModelInferRequest(model_name=model, model_version=version)
+    for tensor in tensors:
+        request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        request.raw_input_contents.append(bytes(tensor.data))
+    return request
 
 
 def tensor_of(name: str, array: Array) -> Tensor:
