@@ -19,6 +19,7 @@ from compiler.cases import read_case, read_samples_case
 from compiler.errors import Inaccurate
 from compiler.footprint import used_bytes
 from compiler.jobs import Case, Entrant, Judge, Judged, Note, Verdict
+from compiler.ladder import PRUNED
 from compiler.race import race, warm_up
 from compiler.spec import Tolerance
 from compiler.verify import UNBOUNDED, find_difference, worst
@@ -55,11 +56,12 @@ def tolerance_of(entrant: Entrant, case: Case, job: Judge) -> Tolerance:
 
     A model that was trained with quantisers rounds inside, in the reference too: there the last bit of a float decides
     between two steps, so every rung has what int8 is allowed. Values of another kind than a quantised candidate was
-    calibrated on only show whether it breaks.
+    calibrated on only show whether it breaks. A pruned model is another function by intent, as a quantised one is.
     """
-    if case.is_foreign and (entrant.rung.precision in QUANTIZED or job.quantization):
+    is_pruned = entrant.rung.variant.endswith(PRUNED)
+    if case.is_foreign and (entrant.rung.precision in QUANTIZED or is_pruned or job.quantization):
         return UNBOUNDED
-    return job.options.tolerance("int8" if job.quantization else entrant.rung.precision)
+    return job.options.tolerance("int8" if is_pruned or job.quantization else entrant.rung.precision)
 
 
 def _examine(entrant: Entrant, job: Judge) -> tuple[Verdict, Model | None]:

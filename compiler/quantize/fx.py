@@ -9,6 +9,7 @@ Knows nothing of TorchScript. torch.ao traces or replaces modules written in Pyt
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
 from compiler.errors import BuildFailed
 from compiler.load import Opened
+from compiler.quantize.clamp import has_clamps, insert_clamps, relax, remove_clamps
 from compiler.quantize.engine import engine_of, packed_by, quiet_torch_ao
 
 OBSERVED = "_observed_graph_module_attrs"  # where prepare_fx and prepare_qat_fx leave what convert_fx needs
@@ -43,17 +45,27 @@ def quantize_static(opened: Opened, batches: Sequence[tuple[Tensor, ...]], engin
     """The model with quantised layers, calibrated on `batches`. Raises BuildFailed."""
     if not batches:
         raise BuildFailed("static INT8 needs calibration data: put calibration.safetensors beside the model's file")
-    with packed_by(engine), quiet_torch_ao():
-        mapping = get_default_qconfig_mapping(engine)
+    with packed_by(engine), quiet_torch_ao(), torch.no_grad():
         try:
-            with torch.no_grad():
-                prepared = prepare_fx(opened.module, mapping, batches[0])
-                for batch in batches:
-                    prepared(*batch)
-                converted = convert_fx(prepared)
+            prepared, clamps = _prepare(opened.module, engine, batches[0])
+            for batch in batches:
+                prepared(*batch)
+            remove_clamps(prepared, clamps)
+            converted = convert_fx(prepared)
         except Exception as error:  # torch.fx and torch.ao raise many kinds
             raise BuildFailed(f"torch.ao cannot quantise the model: {_explain(error)}") from error
     return _checked(opened, converted)
+
+
+def _prepare(module: nn.Module, engine: str, example: tuple[Tensor, ...]) -> tuple[fx.GraphModule, list[fx.Node]]:
+    """The model with observers, and the clamps that stand in it until it is calibrated."""
+    mapping = get_default_qconfig_mapping(engine)
+    if has_clamps(module):
+        prepared = prepare_fx(relax(module), mapping, example)
+        clamps = insert_clamps(prepared)
+        if clamps is not None:
+            return prepared, clamps
+    return prepare_fx(module, mapping, example), []
 
 
 def quantize_dynamic(opened: Opened) -> Opened:
@@ -102,8 +114,30 @@ def count_quantized(module: nn.Module) -> int:
 def _checked(opened: Opened, module: nn.Module) -> Opened:
     if not count_quantized(module):
         raise BuildFailed("torch.ao found no layer to quantise: it knows Linear and convolutions written as modules")
+    for part in module.modules():
+        if isinstance(part, fx.GraphModule):
+            _write_out_scales(part)
     return Opened(opened.kind, module.eval())
+
+
+def _write_out_scales(module: fx.GraphModule) -> None:
+    """Scales and zero points as numbers in the graph: as tensors, tracing takes them for decisions on data."""
+    for node in list(module.graph.nodes):
+        value = getattr(module, str(node.target), None) if node.op == "get_attr" else None
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            continue
+        number: Any = value.item()
+        for user in list(node.users):
+            if user.op == "call_function":
+                user.args = fx.map_arg(user.args, partial(_swap, node, number))
+        if not node.users:
+            module.graph.erase_node(node)
+    module.recompile()
 
 
 def _explain(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _swap(old: fx.Node, new: Any, node: fx.Node) -> Any:
+    return new if node is old else node
