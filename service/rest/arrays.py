@@ -26,6 +26,8 @@ def json_to_tensor(name: str, datatype: str, shape: tuple[int, ...] | None, data
         array = np.asarray(data)
     except (ValueError, OverflowError) as error:  # numpy refuses ragged nesting
         raise InvalidInput(f"input '{name}': data is not a regular array of numbers: {error}") from error
+    if datatype == "UINT64" and array.dtype.kind == "f":
+        array = _exact(data, array)
     _check_kind(name, datatype, array)
     if shape is None:
         shape = array.shape
@@ -37,6 +39,13 @@ def json_to_tensor(name: str, datatype: str, shape: tuple[int, ...] | None, data
         return Tensor(name, datatype, shape, float32_to_bf16(array))
     with np.errstate(over="ignore"):  # a float too large for FP16 or FP32 becomes infinite, as a client's own cast does
         return Tensor(name, datatype, shape, np.ascontiguousarray(array, NUMPY_TYPES[datatype]).tobytes())
+
+
+def _exact(data: Any, rounded: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Whole numbers on both sides of 2**63, which NumPy makes fractions of, as they were sent; else `rounded`."""
+    values = np.array(data, dtype=object)
+    is_whole = all(type(value) is int and 0 <= value < 1 << 64 for value in values.reshape(-1))
+    return values.astype(np.uint64) if is_whole else rounded
 
 
 def _check_kind(name: str, datatype: str, array: np.ndarray[Any, Any]) -> None:

@@ -68,6 +68,12 @@ def test_nested_and_flat_data_are_the_same() -> None:
     assert nested.inputs == flat.inputs
 
 
+def test_large_and_small_whole_numbers_together_stay_exact() -> None:
+    values = [1, (1 << 63) + 1, (1 << 64) - 1]
+    (tensor,) = parse(v2(inputs=[{"name": "x", "datatype": "UINT64", "shape": [3], "data": values}])).inputs
+    assert to_numpy(tensor).tolist() == values
+
+
 def test_nan_and_infinity_travel_both_ways() -> None:
     text = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[3],"data":[NaN,Infinity,-Infinity]}]}'
     (tensor,) = parse_infer(memoryview(text), None).inputs
