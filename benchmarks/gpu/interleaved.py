@@ -53,7 +53,6 @@ def main() -> None:
         batches_replayed_as_graphs=told["graphs"],
         largest_difference_from_eager_fp32=max(told["differences"].values()),
         differences=told["differences"],
-        milliseconds=chosen.milliseconds,
     )
 
 

@@ -140,6 +140,7 @@ def test_sizes_that_pytorch_reads_stay_sizes(tmp_path: Path) -> None:
     assert max(answered["differences"].values()) < 5 * SMALL, answered["differences"]
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_inputs_that_are_not_contiguous_reach_an_engine_unharmed(tmp_path: Path) -> None:
     """Regression: the runtime of Torch-TensorRT 2.11 freed its contiguous copy before the engine had read it."""
     model = write_model(tmp_path / "model", INTERLEAVED).cuda()
@@ -160,6 +161,7 @@ def test_inputs_that_are_not_contiguous_reach_an_engine_unharmed(tmp_path: Path)
     assert sum("aten::contiguous" in line for line in lines) >= sum("execute_engine" in line for line in lines) > 0
 
 
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, in this process for once
 def test_a_hybrid_that_torchscript_refuses_is_an_exported_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
