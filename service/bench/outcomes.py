@@ -11,6 +11,7 @@ OK = 0
 TIMED_OUT = 1
 DISCONNECTED = 2
 MALFORMED = 3
+FIRST_STATUS = 100  # from here on the server has answered
 GRPC = 1000
 
 OWN = {

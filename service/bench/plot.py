@@ -18,6 +18,7 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 24, 84, 52  # margins
 DRAWN = ("p50", "p90", "p99")
 MAX_TICKS = 7
 COLOURS = 6
+LETTER, LEGEND_GAP = 7, 40  # the width of a letter of the legend is not known, but not more
 
 STYLE = """
 svg { font: 13px system-ui, sans-serif; background: var(--ground); color-scheme: light dark; }
@@ -89,7 +90,7 @@ def draw(title: str, series: Sequence[Series]) -> str:
         f"<style>{STYLE}</style>",
         f'<text class="title" x="{LEFT}" y="28">{escape(title)}</text>',
         *_axes(frame),
-        *(_legend(index, each.name) for index, each in enumerate(drawn)),
+        *_legend([each.name for each in drawn]),
         *(part for index, each in enumerate(drawn) for part in _curve(index, each, frame)),
         "</svg>",
     ]
@@ -103,7 +104,7 @@ def fit(series: Sequence[Series]) -> Frame:
     latencies = [max(point.latency_ms, 1e-3) for point in points] or [1.0]
     step = round_step(max(*rates, 1e-9))
     high_rate = math.ceil(max(rates) * 1.02 / step) * step or step
-    ticks = [value for value in _one_two_five(-4, 7) if value <= min(latencies) * 0.95]
+    ticks = [value for value in _one_two_five(-4, 7) if value <= min(latencies) * 0.8]  # labels stand below
     above = [value for value in _one_two_five(-4, 7) if value >= max(latencies) * 1.05]
     return Frame(high_rate, ticks[-1], above[0])
 
@@ -139,9 +140,13 @@ def _axes(frame: Frame) -> list[str]:
     return parts
 
 
-def _legend(index: int, name: str) -> str:
-    x, colour = LEFT + index * 110, f"var(--c{index % COLOURS})"
-    return f'<circle cx="{x + 5}" cy="50" r="5" style="fill:{colour}"/><text x="{x + 16}" y="54">{escape(name)}</text>'
+def _legend(names: Sequence[str]) -> list[str]:
+    parts, stride = [], LEGEND_GAP + LETTER * max(map(len, names), default=0)
+    for index, name in enumerate(names):
+        x = LEFT + index * stride
+        parts.append(f'<circle cx="{x + 5}" cy="50" r="5" style="fill:var(--c{index % COLOURS})"/>')
+        parts.append(f'<text x="{x + 16}" y="54">{escape(name)}</text>')
+    return parts
 
 
 def _curve(index: int, series: Series, frame: Frame) -> list[str]:

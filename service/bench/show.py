@@ -80,7 +80,9 @@ def notes(results: Sequence[Result]) -> list[str]:
         for kind, count in result.errors.items():
             found.append(f"{result.level}: {count:,} × {kind}")
         if not result.is_steady:
-            spread = "too few windows" if result.spread is None else f"they differ by {result.spread:.0%}"
+            spread = (
+                "too few windows, or an empty one" if result.spread is None else f"they differ by {result.spread:.0%}"
+            )
             found.append(
                 f"{result.level}: the last windows are not steady ({spread}): measure longer, or a quieter machine"
             )

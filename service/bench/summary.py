@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bench.levels import Level
-from service.bench.outcomes import OK, outcome_text
+from service.bench.outcomes import FIRST_STATUS, OK, outcome_text
 from service.bench.phases import Phases, phases_between
 from service.bench.records import Records
 from service.bench.windows import STEADY_WINDOWS, Window, belongs, spread
@@ -26,8 +26,8 @@ BUSY_SHARE = 0.9  # of a core: a client process that uses more is itself what li
 
 class Result(msgspec.Struct, frozen=True):
     """One level. Latencies are of successful requests, in milliseconds; a percentile is absent where fewer than one
-    request lies beyond it. `client_core_share` is of the busiest client process; `late_p99_ms` is how much later than
-    meant requests of an open loop were written."""
+    request lies beyond it. Processor time is told per request that the server answered; `client_core_share` is of the
+    busiest client process. `late_p99_ms` is how much later than meant requests of an open loop were written."""
 
     level: Level
     is_steady: bool
@@ -95,6 +95,7 @@ def summarize(observed: Observed, records: Records, windows: Sequence[Window], l
     seconds = (end - begin) / 1e9
     requests = int(np.count_nonzero(ended.outcome == OK))
     width = spread(windows)
+    answered = int(np.count_nonzero((ended.outcome == OK) | (ended.outcome >= FIRST_STATUS)))
     client_ns = [meter.between(begin, end) for meter in observed.clients.values()]
     return Result(
         level=observed.level,
@@ -108,9 +109,9 @@ def summarize(observed: Observed, records: Records, windows: Sequence[Window], l
         errors=count_errors(wrong),
         error_p99_ms=_quantile_ms(wrong.latency, 0.99),
         late_p99_ms=_quantile_ms(own.lag, 0.99) if observed.level.is_open else None,
-        client_cpu_us=_per_request(sum(client_ns), len(ended)),
+        client_cpu_us=_per_request(sum(client_ns), answered),
         client_core_share=round(max(client_ns, default=0.0) / (end - begin), 3),
-        server_cpu_us=_per_request(observed.server.between(begin, end), len(ended)) if observed.server else None,
+        server_cpu_us=_per_request(observed.server.between(begin, end), answered) if observed.server else None,
         phases=_phases(observed.statistics, begin, end),
     )
 
