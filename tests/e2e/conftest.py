@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.e2e.running import RunningServer
 
@@ -16,6 +18,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
+
+
+def copy_model(name: str, repository: Path, *backends: str) -> None:
+    """A demo model in another repository, compiled exactly and for a few backends: the ladder is tested elsewhere."""
+    folder = repository / name
+    shutil.copytree(ROOT / "models" / name, folder)
+    config = yaml.safe_load((folder / "model.yaml").read_text())
+    config["compile"] = {**config.get("compile", {}), "backends": list(backends), "precision": ["fp32"]}
+    (folder / "model.yaml").write_text(yaml.safe_dump(config))
+
+
+@pytest.fixture(scope="session")
+def demo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    for name in ("digits", "efficientnet_lite0"):
+        copy_model(name, folder, "eager", "torchscript")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -29,9 +48,9 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo(cache: Path, logs: Path) -> Iterator[RunningServer]:
-    """The demo repository, ready when it is compiled."""
-    with RunningServer(ROOT / "models", cache, logs, "--startup", "wait") as server:
+def demo(demo_models: Path, cache: Path, logs: Path) -> Iterator[RunningServer]:
+    """The demo models, ready when they are compiled."""
+    with RunningServer(demo_models, cache, logs, "--startup", "wait") as server:
         yield server
 
 

@@ -53,8 +53,8 @@ def test_64_clients_at_once_get_every_answer_right(protocol: str, demo: RunningS
     assert demo.metric("torchere_requests_total", model="digits", protocol=protocol, outcome="success") >= rows
 
 
-def test_a_second_start_compiles_nothing(demo: RunningServer, cache: Path, logs: Path) -> None:
-    with RunningServer(ROOT / "models", cache, logs) as again:
+def test_a_second_start_compiles_nothing(demo: RunningServer, demo_models: Path, cache: Path, logs: Path) -> None:
+    with RunningServer(demo_models, cache, logs) as again:
         models = again.get("/v1/models")[1]["entries"]
         assert {model["source"] for model in models} == {"cache"}
         assert again.metric("torchere_cache_requests_total", result="hit") == len(models)

@@ -1,7 +1,6 @@
 """Serve at once, get faster: right answers within seconds of a first start, and a swap that no client notices."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,13 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.e2e.conftest import ROOT
+from tests.e2e.conftest import ROOT, copy_model
 from tests.e2e.running import RunningServer
 
 FIRST_ANSWER_S = 30.0  # a few seconds on an idle machine; what is to be told apart is the minute of a compilation
 AFTER_SWAP_S = 2.0
 SWAP = {"model": "digits", "from_backend": "eager", "to_backend": "torchscript"}
-COMPILE = "compile: {backends: [torchscript], precision: [fp32]}  # so that it is known who wins\n"
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +29,9 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits alone, with one backend to compile for."""
+    """The digits alone, with one backend to compile for, so that it is known who wins."""
     folder = tmp_path_factory.mktemp("models")
-    version = folder / "digits" / "1"
-    version.mkdir(parents=True)
-    for name in ("model.py", "model.safetensors"):
-        shutil.copyfile(ROOT / "models/digits/1" / name, version / name)
-    (folder / "digits/model.yaml").write_text((ROOT / "models/digits/model.yaml").read_text() + COMPILE)
+    copy_model("digits", folder, "torchscript")
     return folder
 
 
