@@ -186,6 +186,7 @@ class Deployment:
                 self._conclude((entry.name, entry.version), entry.reason)
         for change in changes:
             self._tell(change)
+            self._close(change)
         self._metrics.publish(self.catalog)
         self._publish()
 
@@ -197,7 +198,8 @@ class Deployment:
         if before.state is not State.UNAVAILABLE and entry.is_awaited:
             log.error("model %s version %s is unavailable: %s", entry.name, entry.version, entry.reason)
 
-    def _tell(self, change: Swapped | GivenUp) -> None:
+    def _close(self, change: Swapped | GivenUp) -> None:
+        """Tell who waits for the outcome, and let go of a contract that serves no more."""
         match change:
             case Swapped(before, after):
                 self._conclude(after.key, "")
@@ -207,6 +209,8 @@ class Deployment:
                 self._conclude(offer.key, reason)
                 if offer.entry.contract != stays.entry.contract:
                     self._retire(offer.key, stays.entry.contract)
+
+    def _tell(self, change: Swapped | GivenUp) -> None:
         match change:
             case Swapped(None, after):
                 if not after.is_final:
@@ -214,7 +218,9 @@ class Deployment:
                 log.info("%s is ready: %s from %s", _title(after), after.entry.rung, after.entry.origin)
             case Swapped(Offer() as before, Offer() as after):
                 self._metrics.swapped(before.entry, after.entry)
-                if after.entry.rung == before.entry.rung:
+                if before.is_final:
+                    log.info("%s: loaded anew, %s serves", _title(after), after.entry.rung)
+                elif after.entry.rung == before.entry.rung:
                     log.info("%s: %s stays, having passed the race", _title(after), after.entry.rung)
                 else:
                     log.info("%s: %s serves now in place of %s", _title(after), after.entry.rung, before.entry.rung)

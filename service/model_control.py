@@ -175,7 +175,7 @@ class ModelControl:
             model = find(
                 upload or self._settings.model_repository,
                 name,
-                self._without_known_tensors(name, override),
+                override if upload else self._without_known_tensors(name, override),
                 is_upload=upload is not None,
             )
         except RepositoryError as error:
