@@ -25,10 +25,10 @@ from service.rest.errors import JSON, Headers, error_answer, error_body
 from service.rest.raw import read_one_row
 from service.rest.routes import Route
 from service.rest.tf_serving import Predict
-from service.rest.timing import ASK, is_wanted, server_timing
 from service.rest.torch_serve import Predictions
 from service.rest.v1 import V1
 from service.tensors import Buffer, InferRequest, InferResponse
+from service.timing import ASK, is_wanted, server_timing
 
 log = logging.getLogger("torchere.frontend")
 

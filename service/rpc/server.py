@@ -57,8 +57,8 @@ async def start_rpc(
 ) -> RpcServer:
     """Listen on `host`:`port` (0 picks a free port, see `.port`) and answer calls until stopped.
 
-    `reuse_port` lets several processes share the port. Messages above `max_message_bytes`, either way, are refused
-    with RESOURCE_EXHAUSTED. Raises OSError where the address cannot be bound.
+    `reuse_port` lets several processes share the port. Requests above `max_message_bytes` are refused with
+    RESOURCE_EXHAUSTED. Raises OSError where the address cannot be bound.
     """
     server = grpc.aio.server(options=_options(min(max_message_bytes, MAX_MESSAGE_BYTES), reuse_port))
     stopping = asyncio.Event()
@@ -75,7 +75,7 @@ async def start_rpc(
 def _options(max_message_bytes: int, reuse_port: bool) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),  # an answer is as large as the model makes it
         # On by default, and then two servers would share a port unawares.
         ("grpc.so_reuseport", int(reuse_port)),
         # A client that keeps its idle connection alive with pings is not cut off for it.

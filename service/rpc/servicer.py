@@ -20,6 +20,9 @@ from service.rpc.codec import decode, encode
 from service.rpc.errors import Context, Refusals
 from service.rpc.stream import run_stream, wants_status_on_error
 from service.tensors import InferRequest, InferResponse
+from service.timing import ASK, is_wanted, server_timing
+
+TIMING_KEY = ASK.decode()
 
 
 class Inference(Protocol):
@@ -39,19 +42,22 @@ class Servicer(AdminCalls):
 
     async def ModelInfer(self, request: messages.ModelInferRequest, context: Context) -> messages.ModelInferResponse:
         async with Refusals(context):
-            return await self._infer(request, context)
+            arrived = time.monotonic()
+            response = await self._infer(request, context, arrived)
+            if wants_timing(context):
+                context.set_trailing_metadata(((TIMING_KEY, self._timing(response, arrived)),))
+            return encode(response)
 
     async def ModelStreamInfer(self, requests: Any, context: Context) -> None:
         async with Refusals(context):
             await run_stream(
                 context,
-                lambda request: self._infer(request, context),
+                lambda request: self._infer(request, context, time.monotonic()),
                 self._stopping,
                 strict=wants_status_on_error(context),
             )
 
-    async def _infer(self, request: messages.ModelInferRequest, context: Context) -> messages.ModelInferResponse:
-        arrived = time.monotonic()
+    async def _infer(self, request: messages.ModelInferRequest, context: Context, arrived: float) -> InferResponse:
         remaining_s = context.time_remaining()
         deadline = None if remaining_s is None else arrived + remaining_s
         try:
@@ -60,7 +66,12 @@ class Servicer(AdminCalls):
             bare = InferRequest(request.model_name, request.model_version, (), protocol="grpc", arrived=arrived)
             self._plane.refused(bare, error)
             raise
-        return encode(await self._plane.infer(translated))
+        return await self._plane.infer(translated)
+
+    def _timing(self, response: InferResponse, arrived: float) -> str:
+        backend = self._control.entry(response.model, response.version).rung
+        seconds = time.monotonic() - arrived
+        return server_timing(response.phases_ns, seconds, response.batch, response.bucket, backend).decode("latin-1")
 
     async def ServerLive(self, request: messages.ServerLiveRequest, context: Context) -> messages.ServerLiveResponse:
         return messages.ServerLiveResponse(live=True)
@@ -103,3 +114,11 @@ class Servicer(AdminCalls):
                     if entry.is_ready or not request.ready
                 ]
             )
+
+
+def wants_timing(context: Context) -> bool:
+    """True where the client asks in its metadata where the time went."""
+    for key, value in context.invocation_metadata() or ():
+        if key == TIMING_KEY:
+            return is_wanted(value if isinstance(value, bytes) else value.encode())
+    return False

@@ -12,13 +12,15 @@ from typing import Any
 
 from protos.inference_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 from service.errors import ServiceError, Unavailable
+from service.rpc.codec import encode
 from service.rpc.errors import Context, status_of
+from service.tensors import InferResponse
 
 MAX_IN_FLIGHT = 64  # per stream; beyond it the client is held back by the flow control of HTTP/2
 STRICT_KEY = "triton_grpc_error"
 FINAL_KEY = "triton_final_response"
 
-Answer = Callable[[ModelInferRequest], Awaitable[ModelInferResponse]]
+Answer = Callable[[ModelInferRequest], Awaitable[InferResponse]]
 
 
 def wants_status_on_error(context: Context) -> bool:
@@ -62,7 +64,7 @@ async def run_stream(context: Context, answer: Answer, stopping: asyncio.Event, 
 async def _answer(answer: Answer, request: ModelInferRequest, strict: bool) -> ModelStreamInferResponse:
     """The answer, or the sentence of its error: a stream stays open when a request fails, unless `strict`."""
     try:
-        response = await answer(request)
+        response = encode(await answer(request))
     except ServiceError as error:
         if strict:
             raise

@@ -257,3 +257,67 @@ def test_what_cannot_be_read_stays_unavailable() -> None:
     rollout.announced(Entry("broken", "", State.UNAVAILABLE, "unknown key"))
     (found,) = rollout.entries()
     assert (found.state, found.reason, found.optimization) == (State.UNAVAILABLE, "unknown key", "")
+
+
+def test_the_winner_of_the_race_keeps_the_contract_of_the_fallback() -> None:
+    stage = Stage()
+    fallback = stage.fallback()
+    winner = stage.offer("inductor", is_final=True)
+    assert winner.entry.contract == fallback.entry.contract == fallback.generation
+
+
+def test_another_contract_must_be_taken_by_every_engine() -> None:
+    stage = Stage("cuda:0", "cuda:1")
+    stage.fallback()
+    before = stage.entry.contract
+    changed = stage.rollout.offered(entry(backend="inductor", max_batch_size=4), "/cache/new", is_final=True)
+    assert changed.entry.contract == changed.generation > before
+    for slot in (0, 1):
+        stage.rollout.order(slot, changed)
+    stage.load(changed, 0)
+    assert stage.entry.contract == before, "one engine has yet to answer"
+    stage.fail(changed, 1)
+    assert stage.told()[-1] == "inductor given up for eager"
+    assert (stage.entry.contract, stage.entry.state) == (before, State.READY)
+
+
+def test_an_engine_that_holds_the_old_contract_only_is_not_asked_for_the_new_one() -> None:
+    stage = Stage("cuda:0", "cuda:1")
+    stage.fallback()
+    changed = stage.rollout.offered(entry(backend="inductor", instances=2), "/cache/new", is_final=True)
+    for slot in (0, 1):
+        stage.rollout.order(slot, changed)
+        stage.load(changed, slot)
+    contract = stage.entry.contract
+    assert contract == changed.generation
+    assert len(stage.rollout.fleet.usable({KEY: contract})) == 2
+    stage.die(1)
+    assert stage.start(1, generation=2) == [changed.generation], "the old one is of no use to a successor"
+    assert len(stage.rollout.fleet.usable({KEY: contract})) == 1
+    stage.load(changed, 1)
+    assert len(stage.rollout.fleet.usable({KEY: contract})) == 2
+
+
+def test_what_leaves_is_not_loaded_by_a_successor_and_late_answers_change_nothing() -> None:
+    stage = Stage()
+    fallback = stage.fallback()
+    stage.rollout.leaving(KEY)
+    assert stage.entry.state == "UNLOADING"
+    stage.die()
+    assert stage.start(0, generation=2) == []
+    stage.rollout.removed(KEY, None)
+    stage.load(fallback)
+    stage.rollout.progressed(KEY, "race")
+    assert list(stage.rollout.entries()) == []
+
+
+def test_the_same_artifact_served_in_the_same_way_is_no_news() -> None:
+    stage = Stage()
+    fallback = stage.fallback()
+    assert stage.rollout.serves(fallback.entry, fallback.folder)
+    assert not stage.rollout.serves(fallback.entry, "/cache/other")
+    assert not stage.rollout.serves(entry(backend="eager", labels={"y": ("a", "b", "c")}), fallback.folder)
+    stage.rollout.reloading(KEY)
+    assert stage.status()[1] == "compiling"
+    stage.rollout.kept(KEY, "")
+    assert stage.status()[1] == "fallback"

@@ -63,6 +63,25 @@ def test_the_clients_deadline_reaches_the_plane_on_the_monotonic_clock() -> None
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(("asked", "is_told"), [("1", True), ("off", False), (None, False)])
+def test_where_the_time_went_is_told_in_the_trailers_to_whoever_asks(asked: str | None, is_told: bool) -> None:
+    async def scenario() -> None:
+        async with serving(real_plane()) as (_, stub, _):
+            message = pb.ModelInferRequest(model_name="double", raw_input_contents=[bytes(12)])
+            message.inputs.add(name="x", datatype="FP32", shape=[1, 3])
+            call = stub.ModelInfer(message, metadata=(("server-timing", asked),) if asked else ())
+            await call
+            trailers = dict(await call.trailing_metadata())
+            assert ("server-timing" in trailers) is is_told
+            if is_told:
+                parts = [part.partition(";")[0] for part in trailers["server-timing"].split(", ")]
+                phases = ["queue", "stack", "copy_in", "compute", "copy_out", "total"]
+                assert parts == [*phases, "batch", "bucket", "backend"]
+                assert 'backend;desc="eager fp32"' in trailers["server-timing"]
+
+    asyncio.run(scenario())
+
+
 def test_a_client_that_leaves_cancels_its_request() -> None:
     async def scenario() -> None:
         plane = FakePlane()

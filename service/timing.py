@@ -1,10 +1,10 @@
-"""Where the time of one request went, as a Server-Timing header, for whoever asks with a header of that name.
+"""Where the time of one request went, as a Server-Timing header or trailer, for whoever asks with one of that name.
 
     curl -H 'Server-Timing: 1' ...
     -> server-timing: queue;dur=0.412, stack;dur=0.010, copy_in;dur=0.031, compute;dur=1.902, copy_out;dur=0.012,
        total;dur=2.611, batch;desc="3", bucket;desc="4", backend;desc="torchscript int8 onednn"
 
-Pure. Durations are milliseconds, as the W3C's Server Timing has them. `infer.py` asks.
+Pure. Durations are milliseconds, as the W3C's Server Timing has them. `rest/infer.py` and `rpc/servicer.py` ask.
 """
 
 from __future__ import annotations
