@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from msgspec import structs
 
@@ -33,10 +31,11 @@ from service.describe import (
     find_difference,
     not_loaded,
 )
+from service.job import Job, Order
 from service.observe.metrics import CACHE, COMPILE
 from service.repository.catalog import Entry, State
 from service.repository.config import ModelConfig, to_options
-from service.repository.storage import FoundModel, scan, source_of
+from service.repository.storage import FoundModel, RepositoryError, scan, source_of
 from service.settings import Settings
 
 log = logging.getLogger("torchere.compiler")
@@ -69,38 +68,6 @@ class Compiler(Protocol):
     ) -> Artifact: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One version to bring to service; `startup` is what it does until it is compiled.
-
-    `is_beside`: an earlier artifact serves meanwhile. Once `given_up` is set, nothing more is made or told of it.
-    """
-
-    model: FoundModel
-    version: str
-    config: ModelConfig
-    startup: Literal["wait", "fallback"]
-    trust_all: bool
-    is_beside: bool = False
-    given_up: threading.Event = field(default_factory=threading.Event, compare=False)
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.config.name, self.version
-
-    def __str__(self) -> str:
-        return f"model {self.config.name} version {self.version}"
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A version as the compiler takes it; the cache knows what was shipped with it."""
-
-    source: Source
-    options: Options
-    cache: Cache
-
-
 class Stopping(Exception):
     """The service leaves, or the model is to be unloaded: what is being compiled is given up."""
 
@@ -124,8 +91,11 @@ class Loader:
     def start(self, only: Collection[str] | None = None) -> None:
         """Scan the repository and begin, with `only` those models or all. Raises RepositoryError."""
         target = detect_target(self._device)
-        jobs = []
-        for model in scan(self._settings.model_repository, self._settings.models):
+        models, jobs = scan(self._settings.model_repository, self._settings.models), []
+        missing = set(only or ()) - {model.name for model in models}
+        if missing:
+            raise RepositoryError(f"--load-model {min(missing)}: there is no such model in the repository")
+        for model in models:
             if only is None or model.name in only:
                 jobs.extend(self._announce(model))
             else:
@@ -208,13 +178,13 @@ class Loader:
         except Stopping:
             return False
         except LoadFailed as error:  # the compiler would say the same
-            self._audience.failed(job.key, str(error))
+            self._fail(job, str(error))
             return False
         except CompileError as error:
             log.warning("%s cannot serve before it is compiled: %s", job, error)
         except Exception:  # the fault of this server: the others must go on all the same
             log.exception("%s", job)
-            self._audience.failed(job.key, INTERNAL)
+            self._fail(job, INTERNAL)
             return False
         return True
 
@@ -243,10 +213,10 @@ class Loader:
             except Stopping:
                 return
             except CompileError as error:
-                self._audience.failed(job.key, str(error))
+                self._fail(job, str(error))
             except Exception:  # the fault of this server: the others must go on all the same
                 log.exception("%s", job)
-                self._audience.failed(job.key, INTERNAL)
+                self._fail(job, INTERNAL)
             else:
                 origin = "cache" if artifact.cached else "compiled"
                 self._offer(job, artifact, origin, time.monotonic() - started)
@@ -275,6 +245,10 @@ class Loader:
                 loop.call_soon_threadsafe(self._audience.progressed, job.key, now)
 
         return report
+
+    def _fail(self, job: Job, reason: str) -> None:
+        if not job.given_up.is_set():
+            self._audience.failed(job.key, reason)
 
     def _check_wanted(self, job: Job) -> None:
         """Raises Stopping where nothing of the job is wanted any more."""

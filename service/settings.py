@@ -174,6 +174,8 @@ def load_settings(config_file: Path | None = None, **given: Any) -> Settings:
         faults = [origins.get(str(at[0]), "") + sentence for at, sentence in find_faults(error, Settings)]
         raise SettingsError("; ".join(faults)) from error
     _check_ports(settings)
+    if settings.load_model and settings.model_control_mode != "explicit":
+        raise SettingsError(f"{flag('load_model')} needs {flag('model_control_mode')} explicit: give both, or neither")
     cores = available_cores()
     return settings.model_copy(
         update={

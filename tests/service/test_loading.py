@@ -13,6 +13,7 @@ from compiler.errors import BuilderDied, LoadFailed, NoCandidate
 from compiler.manifest import Candidate, Manifest
 from service.loading import BESIDE_SERVING, Loader
 from service.repository.catalog import Entry
+from service.repository.storage import RepositoryError, find
 from service.settings import Settings
 
 TARGET = Target("cpu", "test", (), "0", None, "Linux", "3")
@@ -96,6 +97,9 @@ class FakeAudience:
 
     def announced(self, entry: Entry) -> None:
         self.told.append(f"{entry.name}: {entry.state.lower()}")
+
+    def reloading(self, key: tuple[str, str]) -> None:
+        self.told.append(f"{key[0]}: reloading")
 
     def progressed(self, key: tuple[str, str], note: str) -> None:
         self.told.append(f"{key[0]}: {note}")
@@ -266,3 +270,57 @@ def test_without_trust_nothing_is_opened(bench: Bench) -> None:
     bench.run()
     assert "trust: true" in bench.audience.of("m")[-1]
     assert bench.compiler.calls == []
+
+
+def test_only_what_is_asked_for_is_begun_and_the_rest_is_there_all_the_same(bench: Bench) -> None:
+    bench.add("a")
+    bench.add("b")
+
+    async def run() -> None:
+        loader = bench.loader()
+        loader.start(only=("b",))
+        assert loader._task is not None, "it was started"
+        await loader._task
+        with pytest.raises(RepositoryError, match="--load-model nobody"):
+            loader.start(only=("nobody",))
+
+    asyncio.run(run())
+    assert bench.audience.of("a") == ["unavailable"]
+    assert bench.audience.of("b")[-1] == "winner inductor"
+
+
+def test_a_model_is_loaded_again_beside_what_serves_without_a_fallback(bench: Bench) -> None:
+    bench.add("m")
+
+    async def run() -> None:
+        loader = bench.loader()
+        loader.start()
+        assert loader._task is not None, "it was started"
+        await loader._task
+        found = find(bench.folder / "models", "m", {"instances": 2})
+        assert found is not None
+        loader.begin(found, beside=("1",))
+        await asyncio.gather(*loader._later)
+
+    asyncio.run(run())
+    assert bench.audience.of("m")[7:] == ["reloading", "starting", "build inductor fp32", "winner inductor"]
+    assert bench.compiler.calls[2:] == [f"compile at {BESIDE_SERVING} m"]
+    assert bench.audience.entries["m"].instances == 2
+
+
+def test_nothing_is_told_of_a_model_that_was_given_up(bench: Bench) -> None:
+    bench.add("m", "startup: wait\n")
+
+    async def run() -> None:
+        loader, loop = bench.loader(), asyncio.get_running_loop()
+
+        async def give_up() -> None:
+            loader.give_up("m")
+
+        bench.compiler.while_compiling = lambda: asyncio.run_coroutine_threadsafe(give_up(), loop).result()
+        loader.start()
+        assert loader._task is not None, "it was started"
+        await loader._task
+
+    asyncio.run(run())
+    assert bench.audience.of("m") == ["loading", "starting"]

@@ -234,3 +234,14 @@ def test_a_containers_quota_limits_the_cores(tmp_path: Path, files: dict[str, st
 def test_a_small_quota_still_leaves_one_core(tmp_path: Path) -> None:
     (tmp_path / "cpu.max").write_text("10000 100000\n")
     assert available_cores(tmp_path) == 1
+
+
+def test_models_to_load_need_explicit_control() -> None:
+    with pytest.raises(SettingsError, match="--load-model needs --model-control-mode explicit"):
+        load_settings(load_model=("m",))
+    assert load_settings(load_model=("m",), model_control_mode="explicit").load_model == ("m",)
+
+
+def test_a_plain_off_in_yaml_switches_shared_memory_off(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("shared_memory: off\n")
+    assert load_settings(tmp_path / "settings.yaml").shared_memory == "off"

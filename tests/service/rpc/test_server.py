@@ -263,7 +263,7 @@ def test_stopping_answers_what_was_accepted_and_refuses_what_is_new() -> None:
             await asyncio.wait_for(plane.arrived.wait(), 10)
             stopping = asyncio.create_task(server.stop(30))
             code, _ = await status_of(refused_while(stopping, stub.ModelInfer))
-            assert code == "UNAVAILABLE"
+            assert code in ("UNAVAILABLE", "CANCELLED"), "gRPC itself answers what comes after it was told to stop"
             plane.gate.set()
             assert (await accepted).id == "one"
             await asyncio.wait_for(stopping, 10)
