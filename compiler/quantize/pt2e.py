@@ -50,6 +50,7 @@ SOURCES: dict[Any, Any] = {
     aten.add_.Tensor: operator.add,
 }
 CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default)
+GENERAL_CONVOLUTIONS = (aten.convolution.default, aten._convolution.default)
 
 
 def quantize_static(opened: Opened, interface: Interface, batches: Sequence[tuple[Tensor, ...]]) -> Opened:
@@ -123,11 +124,22 @@ def _import_torchao() -> tuple[Any, Any, Any]:
 
 
 def _name_sources(module: nn.Module) -> None:
-    """Make every operator a source of its own."""
+    """Make every operator a source of its own, and every convolution one that the quantiser knows."""
     assert isinstance(module, fx.GraphModule), "an exported program gives a graph"
     for node in module.graph.nodes:
-        if node.op == "call_function":
-            node.meta["source_fn_stack"] = [(node.name, SOURCES.get(node.target, node.target))]
+        if node.op != "call_function":
+            continue
+        if node.target in GENERAL_CONVOLUTIONS:
+            _name_convolution(node)
+        node.meta["source_fn_stack"] = [(node.name, SOURCES.get(node.target, node.target))]
+
+
+def _name_convolution(node: fx.Node) -> None:
+    """A converted TorchScript has one operator for convolutions of all dimensions, transposed or not."""
+    data, weight, bias, stride, padding, dilation, is_transposed, _, groups, *_ = node.args
+    target = {1: aten.conv1d.default, 2: aten.conv2d.default}.get(len(stride))  # type: ignore[arg-type]
+    if target is not None and not is_transposed:
+        node.target, node.args = target, (data, weight, bias, stride, padding, dilation, groups)
 
 
 def _checked(module: nn.Module) -> Opened:

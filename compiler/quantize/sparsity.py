@@ -9,6 +9,7 @@ Knows nothing of which kernels use it: whether it is faster shows in the race.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -40,7 +41,10 @@ def find_sparsity(module: nn.Module) -> tuple[LayerSparsity, ...]:
 
 def prune(module: nn.Module) -> nn.Module:
     """A copy in which every weight that can be is 2:4 sparse, by magnitude."""
-    pruned = copy.deepcopy(module)
+    with warnings.catch_warnings():
+        # Copying an exported graph copies a class that torch deprecates itself.
+        warnings.filterwarnings("ignore", message=r".*LeafSpec", category=FutureWarning)
+        pruned = copy.deepcopy(module)
     with torch.no_grad():
         for _, weight in _weights(pruned):
             if can_be_sparse(weight):
