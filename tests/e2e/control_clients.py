@@ -5,6 +5,7 @@ python -m tests.e2e.control_clients http 127.0.0.1:8000 statistics affine 40
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -51,7 +52,8 @@ def statistics(protocol: str, url: str, model: str, count: str) -> dict[str, Any
     for _ in range(int(count)):
         client = connect(protocol, url)
         ask(protocol, client, model)
-        failure(lambda client=client: client.infer(model, [tensor(protocol, "x", ROW, "FP32")]))
+        with contextlib.suppress(InferenceServerException):
+            client.infer(model, [tensor(protocol, "x", ROW, "FP32")])  # an input is missing
         client.close()
     seen = [totals(connect(protocol, url)) for _ in range(8)]
     everything = plain(protocol, connect(protocol, url).get_inference_statistics())["model_stats"]

@@ -56,7 +56,7 @@ def test_the_clients_deadline_reaches_the_plane_on_the_monotonic_clock() -> None
             after = time.monotonic()
         bounded, unbounded = plane.asked
         assert bounded.deadline is not None
-        assert before + 49 < bounded.deadline <= after + 50
+        assert before + 49 < bounded.deadline <= after + 50.5, "gRPC rounds it up on its way"
         assert before <= bounded.arrived <= after
         assert unbounded.deadline is None
 
