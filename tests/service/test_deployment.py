@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from service.deployment import Deployment
-from service.engine.messages import EngineAddress, Load, Loaded, LoadFailed
+from service.engine.messages import EngineAddress, Load, Loaded, LoadFailed, Unload
 from service.repository.catalog import Entry, State
 from tests.fakes import entry
 
@@ -20,11 +20,15 @@ class Stage:
     def __init__(self, *devices: str) -> None:
         self.sent: list[tuple[int, Load]] = []
         self.published: list[tuple[str, str, int]] = []
-        self.deployment = Deployment(devices, lambda slot, load: self.sent.append((slot, load)), self.publish)
+        self.deployment = Deployment(devices, self.send, self.publish)
         for slot, device in enumerate(devices):
             self.deployment.orders(slot)
             self.deployment.started(slot, EngineAddress(device, f"/run/{slot}", 1))
         self.deployment.announced(entry(state=State.LOADING, backend="", precision=""))
+
+    def send(self, slot: int, message: Load | Unload) -> None:
+        assert isinstance(message, Load), "nothing is unloaded here"
+        self.sent.append((slot, message))
 
     def publish(self) -> None:
         snapshot = self.deployment.snapshot()
