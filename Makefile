@@ -44,7 +44,7 @@ format: $(VENV)/.dev  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev  ## Measure what the stack costs, beside a plain FastAPI server (five minutes)
+bench: $(VENV)/.dev  ## Measure what the stack costs, beside a plain FastAPI server (seven minutes)
 	$(BIN)/python -m benchmarks.stack --out benchmarks/results
 
 protos:  ## Generate the gRPC stubs (with old tools: newer runtimes take older stubs, not the reverse)

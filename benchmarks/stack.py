@@ -4,13 +4,15 @@
 
 An MLP 64-64-10, which costs nothing, and a small CNN on (3,64,64) float32, each over HTTP with binary tensors, HTTP
 with JSON and gRPC at concurrency 1, 8 and 64, one row a request. `torchere bench`'s own engine is the client.
-Ratios are to the plain server at the same concurrency in the same run.
+Both servers run all the time, and for each concurrency they are pressed one right after the other, in several rounds;
+of each the round of median rate is told. Ratios are to the plain server at the same concurrency.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import json
 import math
@@ -48,6 +50,17 @@ PLAIN_WIDTH = 180
 Row = tuple[str, str, Result]  # model, kind, what came of it
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Contender:
+    """One way to reach one model; `subject` where the server has statistics of it."""
+
+    model: str
+    kind: str
+    request: Request
+    server_pid: int
+    subject: Subject | None = None
+
+
 def plain_request(server: Server, model: str) -> Request:
     """The row that torchere gets too, as the JSON that the plain server takes."""
     spec = SPECS[model]
@@ -58,40 +71,51 @@ def plain_request(server: Server, model: str) -> Request:
     return Request(Target("http", host, int(port), payload, TIMEOUT_S), 1)
 
 
-def measure_plain(levels: Sequence[Level], terms: Terms) -> Iterator[Row]:
-    with plain_server() as server:
-        own = dataclasses.replace(terms, server_pid=server.pid)
-        for model in SPECS:
-            results = press(f"{model}, {PLAIN}", plain_request(server, model), levels, own)
-            yield from ((model, PLAIN, result) for result in results)
+def contenders(plain: Server, torchere: Server) -> Iterator[Contender]:
+    """The plain server first, then every protocol of torchere; for each model."""
+    for model in SPECS:
+        yield Contender(model, PLAIN, plain_request(plain, model), plain.pid)
+        for protocol in get_args(Protocol):
+            url = torchere.grpc if protocol == "grpc" else torchere.http
+            subject = Subject(url, model, protocol, timeout_s=TIMEOUT_S)
+            yield Contender(model, KINDS[protocol], build_request(subject), torchere.pid, subject)
 
 
-def measure_torchere(levels: Sequence[Level], terms: Terms) -> Iterator[Row]:
-    with torchere_server() as server:
-        own = dataclasses.replace(terms, server_pid=server.pid)
-        for model in SPECS:
-            for protocol in get_args(Protocol):
-                url = server.grpc if protocol == "grpc" else server.http
-                subject = Subject(url, model, protocol, timeout_s=TIMEOUT_S)
-                what = f"{model}, {KINDS[protocol]}"
-                results = press(what, build_request(subject), levels, own, subject)
-                yield from ((model, KINDS[protocol], result) for result in results)
+async def press(contender: Contender, level: Level, terms: Terms) -> Result:
+    """One level on one contender."""
+    own = dataclasses.replace(terms, server_pid=contender.server_pid)
+    await try_once(contender.request.target)
+    with Progress(f"{contender.model}, {contender.kind}") as progress, contextlib.ExitStack() as stack:
+        read = no_statistics
+        if contender.subject:
+            read = stack.enter_context(StatisticsReader(contender.subject)).read
+        results = await measure(contender.request, [level], own, progress, read)
+    if not results:
+        raise SystemExit(f"{contender.model}, {contender.kind}: nothing was measured")
+    return results[0]
 
 
-def press(
-    what: str, request: Request, levels: Sequence[Level], terms: Terms, subject: Subject | None = None
-) -> list[Result]:
-    """All levels on one target; `subject` where the server has statistics of it."""
+def no_statistics() -> dict[str, Any] | None:
+    return None
 
-    async def go() -> list[Result]:
-        await try_once(request.target)
-        with Progress(what) as progress:
-            if subject is None:
-                return await measure(request, levels, terms, progress)
-            with StatisticsReader(subject) as reader:
-                return await measure(request, levels, terms, progress, reader.read)
 
-    return asyncio.run(go())
+def run(levels: Sequence[Level], terms: Terms, rounds: int) -> list[Row]:
+    """A row for each contender and level, the levels of a contender one after the other."""
+    found: dict[tuple[str, str, Level], list[Result]] = {}
+    with plain_server() as plain, torchere_server() as torchere:
+        every = list(contenders(plain, torchere))
+        order = [(each, level) for model in SPECS for each in every if each.model == model for level in levels]
+        turns = sorted(order, key=lambda turn: (list(SPECS).index(turn[0].model), turn[1].concurrency))  # stable
+        for _ in range(rounds):
+            for contender, level in turns:
+                result = asyncio.run(press(contender, level, terms))
+                found.setdefault((contender.model, contender.kind, level), []).append(result)
+    return [(each.model, each.kind, middle(found[each.model, each.kind, level])) for each, level in order]
+
+
+def middle(results: Sequence[Result]) -> Result:
+    """The one of median rate."""
+    return sorted(results, key=lambda result: result.requests_per_s)[len(results) // 2]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -155,13 +179,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--concurrency", default="1,8,64")
     parser.add_argument("--window", type=float, default=1.0, help="seconds")
-    parser.add_argument("--max-windows", type=int, default=8)
+    parser.add_argument("--max-windows", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="folder for stack.json and the pictures")
     arguments = parser.parse_args()
     levels = [Level(concurrency) for concurrency in parse_concurrency(arguments.concurrency)]
-    terms = Terms(window_s=arguments.window, max_windows=arguments.max_windows)
+    terms = Terms(warm_up_s=0.5, window_s=arguments.window, max_windows=arguments.max_windows)
     machine = describe_machine()
-    rows = [*measure_plain(levels, terms), *measure_torchere(levels, terms)]
+    rows = run(levels, terms, arguments.rounds)
     told = list(zip(rows, ratios(rows), strict=True))
     for model in SPECS:
         show(model, [row for row in told if row[0][0] == model])

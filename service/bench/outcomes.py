@@ -11,6 +11,7 @@ OK = 0
 TIMED_OUT = 1
 DISCONNECTED = 2
 MALFORMED = 3
+RESET = 4
 FIRST_STATUS = 100  # from here on the server has answered
 GRPC = 1000
 
@@ -18,7 +19,8 @@ OWN = {
     OK: "ok",
     TIMED_OUT: "no answer in time",
     DISCONNECTED: "connection lost or refused",
-    MALFORMED: "answer is not well-formed HTTP",
+    MALFORMED: "answer is not well-formed",
+    RESET: "call reset by the server",
 }
 GRPC_NAMES = (  # in the order of their numbers
     *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),

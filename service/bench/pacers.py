@@ -120,6 +120,8 @@ class OpenLoop:
             self.opened(slot)
 
     def opened(self, slot: Slot) -> None:
+        if slot.is_busy:
+            return  # with a call that its old connection still carries
         if self._waiting:
             self._send(slot, self._waiting.popleft())
         else:

@@ -34,6 +34,7 @@ from service.bench.outcomes import OK
 from service.bench.pacers import ClosedLoop, OpenLoop, Pacer
 from service.bench.records import Book
 from service.bench.rest_slot import RestSlot
+from service.bench.rpc_slot import create_slots
 from service.bench.slots import Slot
 
 NANOSECONDS = 1_000_000_000
@@ -56,17 +57,11 @@ class Crew:
     """The slots of one level, opened and closed together."""
 
     def __init__(self, target: Target, count: int) -> None:
-        self._channels = []
-        if target.protocol == "grpc":
-            from service.bench.rpc_slot import RpcSlot, open_channels  # grpc takes a moment to import
-
-            self._channels = open_channels(target, count)
-            channels = self._channels
-            self.slots: Sequence[Slot] = [
-                RpcSlot(target, Deaf(), channels[index % len(channels)]) for index in range(count)
-            ]
-        else:
-            self.slots = [RestSlot(target, Deaf()) for _ in range(count)]
+        self.slots: Sequence[Slot] = (
+            create_slots(target, count, Deaf())
+            if target.protocol == "grpc"
+            else [RestSlot(target, Deaf()) for _ in range(count)]
+        )
 
     async def open(self) -> str:
         """ "" where all are connected, else why not."""
@@ -80,8 +75,6 @@ class Crew:
     async def close(self) -> None:
         for slot in self.slots:
             await slot.close()
-        for channel in self._channels:
-            await channel.close(None)
 
 
 class Client:

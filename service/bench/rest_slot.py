@@ -49,6 +49,7 @@ class RestSlot:
         if self._reopening:
             self._reopening.cancel()
         self._forget()
+        await asyncio.sleep(0)  # the transport closes its socket in the loop's next turn
 
     def ended(self, wire: _Wire, outcome: int, is_kept: bool) -> None:
         """An answer was read to its end, or something that is none."""

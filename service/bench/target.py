@@ -175,9 +175,10 @@ class _Answer:
 def _call_once(target: Target) -> None:
     import grpc
 
-    from service.bench.rpc_slot import METHOD, OPTIONS
+    from service.bench.rpc_wire import METHOD
 
-    with grpc.insecure_channel(f"{target.host}:{target.port}", OPTIONS) as channel:
+    options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    with grpc.insecure_channel(f"{target.host}:{target.port}", options) as channel:
         try:
             channel.unary_unary(METHOD, None, None)(target.payload, timeout=target.timeout_s)
         except grpc.RpcError as error:

@@ -38,12 +38,17 @@ class Heard:
 
 async def with_server(answers: list[bytes], scene: Callable[[Target], Awaitable[None]]) -> None:
     """Runs `scene` beside a server that gives the next of `answers` to each request; b"" hangs up."""
-    script = iter(answers)
+    script, served = iter(answers), []
 
     class Serving(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             assert isinstance(transport, asyncio.Transport)
             self._transport = transport
+            self.gone = asyncio.get_running_loop().create_future()
+            served.append(self)
+
+        def connection_lost(self, error: Exception | None) -> None:
+            self.gone.set_result(None)
 
         def data_received(self, data: bytes) -> None:
             answer = next(script)
@@ -56,6 +61,9 @@ async def with_server(answers: list[bytes], scene: Callable[[Target], Awaitable[
     port = server.sockets[0].getsockname()[1]
     async with server:
         await scene(Target("http", "127.0.0.1", port, http_request("h", "/", b""), 5.0))
+    for each in served:
+        each._transport.abort()
+        await each.gone
 
 
 def outcomes(answers: list[bytes]) -> list[int | str]:
