@@ -29,6 +29,7 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON")
     parser.add_argument("--cache", type=Path, default=Path("/tmp/torchere-gpu-cache"), help="cache of artifacts")
     parser.add_argument("--prepare", action="store_true", help="fill the caches and measure nothing")
+    parser.add_argument("--after", type=Path, help="begin to race only when this file exists")
     return parser.parse_args()
 
 

@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.gpu.common import arguments, write
 from compiler import Cache, Options, compile, detect_target, find_source
+from compiler.jobs import Interface
 from tests.gpu.test_tensorrt_cuda import IMAGE, INTERLEAVED
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,11 @@ def main() -> None:
             x = torch.randn(rows, 3, 8, 8, generator=torch.Generator().manual_seed(rows))
             cases.append(((x,), (model(x),)))
     torch.save(cases, folder / "cases")
-    command = [sys.executable, "-m", "tests.gpu.reload", str(artifact.folder), str(folder / "cases")]
+    manifest = artifact.manifest
+    interface = Interface(manifest.inputs, manifest.outputs, manifest.max_batch_size, manifest.buckets)
+    (folder / "interface").write_bytes(msgspec.json.encode(interface))
+    paths = map(str, (artifact.folder / "model", folder / "interface", folder / "cases"))
+    command = [sys.executable, "-m", "tests.gpu.reload", *paths]
     answer = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     told = json.loads(answer.stdout.splitlines()[-1])
     chosen = artifact.manifest.chosen

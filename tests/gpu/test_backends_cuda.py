@@ -59,7 +59,7 @@ def test_each_backend_builds_agrees_with_the_cpu_and_is_cached(folder: Path, tmp
         wanted = namespace["create_model"]().eval()(images)  # type: ignore[operator]
     cache = Cache(tmp_path / "cache")
     for backend in ("eager", "torchscript"):
-        options = Options(inputs=(IMAGE,), max_batch_size=8, backends=(backend,))
+        options = Options(inputs=(IMAGE,), max_batch_size=8, backends=(backend,), precisions=("fp32",))
         artifact = compile(find_source(folder), options, target, cache)
         assert (artifact.cached, artifact.manifest.backend) == (False, backend)
         model = backends.load(artifact.folder, artifact.manifest, "cuda:0")
@@ -91,7 +91,8 @@ def test_the_ladder_is_raced_on_the_gpu(folder: Path, tmp_path: Path) -> None:
     assert {"eager fp32", "torchscript fp32", "torchscript fp16"} <= {rung.rung.name for rung in raced}
     assert {rung.outcome for rung in raced} == {"chosen", "slower"}, artifact.manifest.ladder
     assert all(sorted(rung.milliseconds) == [1, 2, 4, 8] for rung in raced)
-    assert all(rung.graphs == (1, 2, 4, 8) for rung in raced), "each of these can be recorded"
+    recorded = {rung.rung.name: rung.graphs for rung in raced if rung.backend != "inductor"}
+    assert set(recorded.values()) == {(1, 2, 4, 8)}, "each of these can be recorded"
 
 
 def test_a_program_exported_on_the_cpu_moves_to_the_gpu(tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_a_program_exported_on_the_cpu_moves_to_the_gpu(tmp_path: Path) -> None:
     torch.export.save(program, tmp_path / "model.pt2")
     artifact = compile(
         find_source(tmp_path),
-        Options(backends=("eager", "torchscript")),
+        Options(backends=("eager", "torchscript"), precisions=("fp32",)),
         detect_target("cuda:0"),
         Cache(tmp_path / "cache"),
     )

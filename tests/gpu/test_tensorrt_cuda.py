@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from compiler import Artifact, Cache, Options, backends, compile, detect_target, find_source
+from compiler import Artifact, Cache, Options, Rung, compile, detect_target, find_source
+from compiler.backends import load_candidate
+from compiler.jobs import Interface, Place
 from compiler.limits import find_refusal, parse_capability
+from compiler.load import Opened, open_model
 from compiler.spec import TensorSpec
 from compiler.tools import find_tensorrt
 
@@ -87,15 +92,27 @@ def write_model(folder: Path, code: str) -> torch.nn.Module:
     return model
 
 
-def ask_reloaded(artifact: Artifact, model: torch.nn.Module, inputs: list[Tensor], tmp_path: Path) -> dict[str, Any]:
-    """What a fresh process answers to `inputs`, and what it had to import for that."""
+def ask_reloaded(
+    folder: Path, interface: Interface, model: torch.nn.Module, inputs: list[Tensor], tmp_path: Path
+) -> dict[str, Any]:
+    """What a fresh process answers to `inputs` from the files in `folder`, and what it had to import for that."""
     with torch.inference_mode():
-        cases = [((x,), (model(x),)) for x in inputs]
-    torch.save(cases, tmp_path / "cases")
-    command = [sys.executable, "-m", "tests.gpu.reload", str(artifact.folder), str(tmp_path / "cases")]
-    answer = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+        torch.save([((x,), (model(x),)) for x in inputs], tmp_path / "cases")
+    (tmp_path / "interface").write_bytes(msgspec.json.encode(interface))
+    paths = map(str, (folder, tmp_path / "interface", tmp_path / "cases"))
+    command = [sys.executable, "-m", "tests.gpu.reload", *paths]
+    answer = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr[-3000:]
     result: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
     return result
+
+
+def build_here(opened: Opened, interface: Interface, out: Path) -> str:
+    """Build the dynamic variant in this process, as a builder does in its own; how it was saved."""
+    from compiler.backends import tensorrt
+
+    out.mkdir()
+    return tensorrt.build(opened, interface, Place("", "", "cuda:0"), out, Rung("tensorrt", "tf32", "dynamic")).how
 
 
 def random(*shape: int, seed: int = 1) -> Tensor:
@@ -114,82 +131,78 @@ def test_engines_and_pytorch_interleaved_are_equal_at_every_batch_after_reloadin
     assert kinds == ["tensorrt", "torch", "tensorrt", "torch", "tensorrt"]
     assert ("aten.i0", 3) in {(left.operator, left.count) for left in chosen.hybrid.remainders}
     assert 0.5 < chosen.hybrid.operator_coverage < 1
-    answered = ask_reloaded(artifact, model, [random(rows, 3, 8, 8, seed=rows) for rows in range(1, 33)], tmp_path)
+    manifest = artifact.manifest
+    interface = Interface(manifest.inputs, manifest.outputs, manifest.max_batch_size, manifest.buckets)
+    images = [random(rows, 3, 8, 8, seed=rows) for rows in range(1, 33)]
+    answered = ask_reloaded(artifact.folder / "model", interface, model, images, tmp_path)
     assert answered["imported"] == [], "serving needs the runtime library alone"
     assert answered["graphs"] == [1, 8, 32], answered["refused"]
     assert max(answered["differences"].values()) < SMALL, answered["differences"]
     assert compile_model(tmp_path / "model", tmp_path, **options).cached
 
 
+BUILT_HERE = pytest.mark.filterwarnings("ignore")  # the compiler's own warnings, in this process for once
+SCORES = TensorSpec("scores", "FP32", (-1, 10))
+
+
+@BUILT_HERE
 def test_sizes_that_pytorch_reads_stay_sizes(tmp_path: Path) -> None:
     """Regression: where a number has to be read outside the engines, the hybrid is scripted."""
     model = TwoOpenSizes().eval()
     batch, length = torch.export.Dim("batch", min=1, max=8), torch.export.Dim("length", min=2, max=64)
-    program = torch.export.export(
-        model, (torch.randn(2, 12, 16),), dynamic_shapes=({0: batch, 1: length},), strict=False
-    )
+    example, shapes = (torch.randn(2, 12, 16),), ({0: batch, 1: length},)
+    program = torch.export.export(model, example, dynamic_shapes=shapes, strict=False)
     (tmp_path / "model").mkdir()
     torch.export.save(program, tmp_path / "model" / "model.pt2")
-    artifact = compile_model(tmp_path / "model", tmp_path, buckets=(1, 8), max_batch_size=8)
-    chosen = artifact.manifest.chosen
-    assert chosen.backend == "tensorrt", artifact.manifest.ladder
-    assert any("scripted" in rung.reason for rung in artifact.manifest.ladder), artifact.manifest.ladder
-    sizes = [(1, 5), (2, 12), (3, 7), (8, 64), (8, 32)]
-    answered = ask_reloaded(artifact, model, [random(*size, 16) for size in sizes], tmp_path)
+    opened = open_model(tmp_path / "model", "cuda:0")
+    rows = (TensorSpec("x", "FP32", (-1, -1, 16), example_shape=(-1, 12, 16)),)
+    interface = Interface(rows, (TensorSpec("y", "FP32", (-1, -1, 16)),), 8, (1, 8))
+    how = build_here(opened, interface, tmp_path / "built")
+    assert how.startswith("scripted"), how
+    sizes = [(1, 5), (2, 12), (3, 7), (8, 64), (5, 2)]
+    inputs = [random(*size, 16) for size in sizes]
+    answered = ask_reloaded(tmp_path / "built", interface, model, inputs, tmp_path)
     assert answered["imported"] == []
     assert max(answered["differences"].values()) < 5 * SMALL, answered["differences"]
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@BUILT_HERE
 def test_inputs_that_are_not_contiguous_reach_an_engine_unharmed(tmp_path: Path) -> None:
     """Regression: the runtime of Torch-TensorRT 2.11 freed its contiguous copy before the engine had read it."""
     model = write_model(tmp_path / "model", INTERLEAVED).cuda()
-    artifact = compile_model(tmp_path / "model", tmp_path, inputs=(IMAGE,), max_batch_size=32, buckets=(32,))
-    loaded = backends.load(artifact.folder, artifact.manifest, "cuda:0")
+    interface = Interface((IMAGE,), (SCORES,), 32, (32,))
+    build_here(Opened("python", model), interface, tmp_path / "built")
+    loaded = load_candidate(tmp_path / "built", "tensorrt", interface, "cuda:0")
     images = [random(32, 3, 8, 8, seed=seed).cuda() for seed in range(40)]
     with torch.inference_mode():
-        wanted = [model(image) for image in images]
-        for image, want in zip(images, wanted, strict=True):
+        for image in images:
+            want = model(image)
             (got,) = loaded((image.to(memory_format=torch.channels_last),))
             rubbish = [torch.full_like(image, float("nan")) for _ in range(8)]  # takes what was freed too early
             assert float((got - want).abs().max()) < SMALL
             del rubbish
-    script = torch.jit.load(next((artifact.folder / "model").rglob("model.ts")))  # type: ignore[no-untyped-call]
-    lines = [
-        line for line in str(script.inlined_graph).splitlines() if "execute_engine" in line or "contiguous" in line
-    ]
-    assert sum("aten::contiguous" in line for line in lines) >= sum("execute_engine" in line for line in lines) > 0
+    script = torch.jit.load(tmp_path / "built" / "any_batch" / "model.ts")  # type: ignore[no-untyped-call]
+    lines = str(script.inlined_graph).splitlines()
+    calls = sum("tensorrt::execute_engine" in line for line in lines)
+    assert sum("aten::contiguous" in line for line in lines) >= calls == 3
 
 
-@pytest.mark.filterwarnings("ignore")  # the compiler's own, in this process for once
+@BUILT_HERE
 def test_a_hybrid_that_torchscript_refuses_is_an_exported_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last format, built in this process and read by another one without the compiler."""
-    from compiler.backends import hybrid_script, tensorrt
-    from compiler.jobs import Interface, Place
-    from compiler.load import Opened
-    from compiler.spec import Rung
 
     def refuse(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("TorchScript is gone")
 
+    monkeypatch.setattr(torch.jit, "trace", refuse)
     model = write_model(tmp_path / "model", INTERLEAVED)
-    artifact = compile_model(tmp_path / "model", tmp_path, inputs=(IMAGE,), max_batch_size=8, buckets=(1, 8))
-    interface = Interface((IMAGE,), (TensorSpec("output", "FP32", (-1, 10)),), 8, (1, 8))
-    monkeypatch.setattr(hybrid_script.torch.jit, "trace", refuse)
-    out = tmp_path / "program"
-    out.mkdir()
-    opened = Opened("python", write_model(tmp_path / "again", INTERLEAVED).cuda())
-    built = tensorrt.build(opened, interface, Place("", "", "cuda:0"), out, Rung("tensorrt", "tf32", "dynamic"))
-    assert built.how.startswith("saved as an exported program"), built.how
-    replaced = artifact.folder / "model"
-    for part in replaced.iterdir():
-        for file in part.iterdir():
-            file.unlink()
-        part.rmdir()
-    (out / "any_batch").rename(replaced / "any_batch")
-    answered = ask_reloaded(artifact, model, [random(rows, 3, 8, 8) for rows in (2, 3, 8)], tmp_path)
+    interface = Interface((IMAGE,), (SCORES,), 8, (1, 8))
+    how = build_here(Opened("python", copy.deepcopy(model).cuda()), interface, tmp_path / "built")
+    assert how.startswith("saved as an exported program"), how
+    images = [random(rows, 3, 8, 8) for rows in (1, 2, 3, 8)]
+    answered = ask_reloaded(tmp_path / "built", interface, model, images, tmp_path)
     assert answered["imported"] == []
     assert max(answered["differences"].values()) < SMALL, answered["differences"]
 

@@ -15,7 +15,8 @@ from torch import Tensor, fx, nn
 
 from compiler.backends.hybrid_script import make_contiguous, script_hybrid
 from compiler.backends.hybrid_sizes import reads_sizes
-from compiler.backends.tensorrt import choose_block_size, pad, plan_parts, widest
+from compiler.backends.tensorrt import pad, plan_parts, widest
+from compiler.backends.tensorrt_compile import choose_block_size
 from compiler.datatypes import quiet_torchscript
 from compiler.jobs import Interface
 
