@@ -26,14 +26,19 @@ def family(pid: int, proc: Path = PROC) -> list[int]:
     return found
 
 
-def cpu_ns(pids: list[int], proc: Path = PROC) -> int:
-    """What these processes have used, all threads, user and system; those that have ended count nothing."""
-    ticks = 0
-    for pid in pids:
-        fields = _stat(proc / str(pid))
-        if fields:
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks * NANOSECONDS // TICKS_PER_S
+class Usage:
+    """What `pid` and the descendants that it has now use, all threads, user and system; it only grows."""
+
+    def __init__(self, pid: int, proc: Path = PROC) -> None:
+        self._proc = proc
+        self._ticks = dict.fromkeys(family(pid, proc), 0)
+
+    def read_ns(self) -> int:
+        """The sum; of a process that has ended what was read last."""
+        for pid in self._ticks:
+            if fields := _stat(self._proc / str(pid)):
+                self._ticks[pid] = int(fields[11]) + int(fields[12])
+        return sum(self._ticks.values()) * NANOSECONDS // TICKS_PER_S
 
 
 def _stat(folder: Path) -> list[str]:

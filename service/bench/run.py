@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from service.bench import processor
 from service.bench.clients import Clients
 from service.bench.levels import Level
+from service.bench.processor import Usage
 from service.bench.records import Batch, join
 from service.bench.summary import Meter, Observed, Result, summarize
 from service.bench.target import Request
@@ -88,7 +88,7 @@ class _Measuring:
         self._first_ns = 0
         self._batches: list[Batch] = []
         self._windows: list[Window] = []
-        self._server = processor.family(terms.server_pid) if terms.server_pid else []
+        self._server = Usage(terms.server_pid) if terms.server_pid else None
         if self._server:
             observed.server = Meter()
 
@@ -106,6 +106,7 @@ class _Measuring:
                 await self._note_statistics(read_statistics)
             self._cut(count)
         stopped_ns = Clock()
+        await self._note_statistics(read_statistics)
         self._clients.stop()
         while self._clients.is_loading:
             await self._hear()
@@ -125,8 +126,8 @@ class _Measuring:
         for index, report in reports:
             self._batches.append(report.batch)
             self._observed.clients.setdefault(index, Meter()).read(report.now_ns, report.cpu_ns)
-        if self._observed.server:
-            self._observed.server.read(Clock(), processor.cpu_ns(self._server))
+        if self._server and self._observed.server:
+            self._observed.server.read(Clock(), self._server.read_ns())
         return min(report.watermark_ns for _, report in reports)
 
     def _cut(self, count: int) -> None:

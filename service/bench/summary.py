@@ -145,9 +145,9 @@ def _per_request(nanoseconds: float, requests: int) -> float | None:
 
 
 def _phases(statistics: Sequence[tuple[int, dict[str, Any]]], begin_ns: int, end_ns: int) -> Phases | None:
-    """From the statistics that were read nearest to the two moments."""
-    if len(statistics) < 2:
+    """From the last statistics that were read before the two moments and the first after them, as far as there are."""
+    if not statistics:
         return None
-    before = min(statistics, key=lambda read: abs(read[0] - begin_ns))
-    after = min(statistics, key=lambda read: abs(read[0] - end_ns))
-    return phases_between(before[1], after[1])
+    before = [read for moment_ns, read in statistics if moment_ns <= begin_ns] or [statistics[0][1]]
+    after = [read for moment_ns, read in statistics if moment_ns >= end_ns] or [statistics[-1][1]]
+    return phases_between(before[-1], after[0])

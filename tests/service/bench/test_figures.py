@@ -183,4 +183,7 @@ def test_processor_time_is_of_the_whole_family(tmp_path: Path) -> None:
         fields = ["S", str(parent), *["0"] * 9, str(ticks), "1"]
         (tmp_path / str(pid) / "stat").write_text(f"{pid} (a (strange) name) {' '.join(fields)}")
     assert processor.family(10, tmp_path) == [10, 11, 12]
-    assert processor.cpu_ns([10, 11, 12, 4], tmp_path) == 115 * SECOND // processor.TICKS_PER_S
+    usage = processor.Usage(10, tmp_path)
+    for _ in range(2):
+        assert usage.read_ns() == 115 * SECOND // processor.TICKS_PER_S
+        (tmp_path / "12" / "stat").unlink(missing_ok=True)  # what an ended process has used stays used
