@@ -46,4 +46,4 @@ def _why(name: str, winner: str, scores: Mapping[str, float]) -> str:
     ratio = scores[name] / scores[winner]
     if ratio > 1:
         return f"{ratio:.2f} times as fast as {winner}, but a more complex backend must be {MARGIN} times as fast"
-    return f"{1 / ratio:.2f} times slower than {winner}"
+    return f"{1 / ratio:.2f} times slower than {winner}" if ratio < 0.995 else f"no faster than {winner}"

@@ -24,8 +24,8 @@ def settle_ladder(rungs: tuple[Candidate, ...], judged: Judged, options: Options
     verdicts = {verdict.name: verdict for verdict in judged.verdicts}
     rungs = tuple(_apply(rung, verdicts.get(rung.rung.name)) for rung in rungs)
     lost = [rung for rung in rungs if rung.outcome != "passed"]
-    if options.strict and lost:
-        raise NoCandidate(f"strict: every rung must pass, and {_reasons(lost)}")
+    if options.strict:
+        _check_strict(lost, options)
     times = {rung.rung.name: judged.milliseconds[rung.rung.name] for rung in rungs if rung.outcome == "passed"}
     asked = {
         name: milliseconds
@@ -36,6 +36,14 @@ def settle_ladder(rungs: tuple[Candidate, ...], judged: Judged, options: Options
         raise NoCandidate(f"no backend is left: {_reasons(lost)}")
     winner, losers = choose(asked or times, options.objective)
     return tuple(_settle(rung, winner, losers, times) for rung in rungs)
+
+
+def _check_strict(lost: list[Candidate], options: Options) -> None:
+    """What a device cannot do counts where it was asked for; our own choice of rungs asks of no device too much."""
+    is_asked = options.backends is not None or options.precisions is not None
+    missed = [rung for rung in lost if is_asked or rung.outcome != "unsupported"]
+    if missed:
+        raise NoCandidate(f"strict: every rung must pass, and {_reasons(missed)}")
 
 
 def add_mixture(

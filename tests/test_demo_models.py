@@ -75,6 +75,17 @@ def test_no_held_out_picture_was_trained_on() -> None:
     assert not [picture for picture in images if picture.numpy().tobytes() in seen]
 
 
+def test_digits_are_calibrated_on_training_pictures_and_judged_by_held_out_ones() -> None:
+    script = digits_script()
+    training, _, images, labels = script["split_digits"]()
+    calibration = load_file(DIGITS / "1" / "calibration.safetensors")["image"]
+    samples = load_file(DIGITS / "1" / "samples.safetensors")
+    assert torch.equal(calibration, training[: script["CALIBRATION"]])
+    assert torch.equal(samples["image"], images)
+    assert torch.equal(samples["label"], labels)
+    assert sum(file.stat().st_size for file in (DIGITS / "1").iterdir()) < 400_000
+
+
 def test_digits_take_what_they_declare() -> None:
     check_interface(create(DIGITS), read_config(DIGITS), batch=3)
     assert (DIGITS / "1" / "model.safetensors").stat().st_size < 250_000

@@ -64,6 +64,13 @@ def test_strict_makes_a_lost_rung_a_failure() -> None:
         settle_ladder((EAGER, LOST), judged(eager=1.0), Options(strict=True))
 
 
+def test_strict_asks_of_no_device_what_it_cannot_do_unless_it_was_named() -> None:
+    refused = Candidate("tensorrt", "fp32", "unsupported", reason="this flavour has no fp32")
+    assert settle_ladder((EAGER, refused), judged(eager=1.0), Options(strict=True))[0].outcome == "chosen"
+    with pytest.raises(NoCandidate, match="tensorrt fp32: this flavour has no fp32"):
+        settle_ladder((EAGER, refused), judged(eager=1.0), Options(strict=True, precisions=("fp32",)))
+
+
 def test_no_candidate_tells_each_reason() -> None:
     with pytest.raises(NoCandidate, match="no backend is left: inductor fp32: no compiler understands it"):
         settle_ladder((LOST,), Judged((), {}), Options(backends=("inductor",)))
