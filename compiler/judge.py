@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from compiler.backends import Model
     from compiler.manifest import OutputError
 
-QUANTIZED = ("fp8", "int8")
+ROUNDED = ("fp16", "bf16", "fp8", "int8")
 
 
 def judge(job: Judge, tell: Callable[[Note], None]) -> Judged:
@@ -55,11 +55,12 @@ def tolerance_of(entrant: Entrant, case: Case, job: Judge) -> Tolerance:
     """How far `entrant` may be from the reference on `case`.
 
     A model that was trained with quantisers rounds inside, in the reference too: there the last bit of a float decides
-    between two steps, so every rung has what int8 is allowed. Values of another kind than a quantised candidate was
-    calibrated on only show whether it breaks. A pruned model is another function by intent, as a quantised one is.
+    between two steps, so every rung has what int8 is allowed. Where the model's own rows are there, values of another
+    kind only show whether a rounded candidate breaks: it was not calibrated on them, and a classifier that is sure of
+    nothing magnifies every rounding. A pruned model is another function by intent, as a quantised one is.
     """
     is_pruned = entrant.rung.variant.endswith(PRUNED)
-    if case.is_foreign and (entrant.rung.precision in QUANTIZED or is_pruned or job.quantization):
+    if case.is_foreign and (entrant.rung.precision in ROUNDED or is_pruned or job.quantization):
         return UNBOUNDED
     return job.options.tolerance("int8" if is_pruned or job.quantization else entrant.rung.precision)
 
