@@ -19,13 +19,14 @@ def settle_ladder(rungs: tuple[Candidate, ...], judged: Judged, options: Options
     """Every rung with its final outcome, the chosen one among them.
 
     Eager float32 stands in where nothing that was asked for is left: it competes only where it was asked for itself.
-    Raises NoCandidate with each rung's reason where none is left, or where `strict` and any rung was lost.
+    Raises NoCandidate with each rung's reason where none is left, or where it is `strict` and a backend passed at some
+    precision in none of its ways.
     """
     verdicts = {verdict.name: verdict for verdict in judged.verdicts}
     rungs = tuple(_apply(rung, verdicts.get(rung.rung.name)) for rung in rungs)
     lost = [rung for rung in rungs if rung.outcome != "passed"]
     if options.strict:
-        _check_strict(lost, options)
+        _check_strict(rungs, options)
     times = {rung.rung.name: judged.milliseconds[rung.rung.name] for rung in rungs if rung.outcome == "passed"}
     asked = {
         name: milliseconds
@@ -38,9 +39,14 @@ def settle_ladder(rungs: tuple[Candidate, ...], judged: Judged, options: Options
     return tuple(_settle(rung, winner, losers, times) for rung in rungs)
 
 
-def _check_strict(lost: list[Candidate], options: Options) -> None:
-    """What a device cannot do counts where it was asked for; our own choice of rungs asks of no device too much."""
+def _check_strict(rungs: tuple[Candidate, ...], options: Options) -> None:
+    """Each backend must pass at each precision, in one of its ways: they compete, and the wrong ones are to be lost.
+
+    What a device cannot do counts where it was asked for; our own choice of rungs asks of no device too much.
+    """
     is_asked = options.backends is not None or options.precisions is not None
+    done = {(rung.backend, rung.precision) for rung in rungs if rung.outcome == "passed"}
+    lost = [rung for rung in rungs if (rung.backend, rung.precision) not in done]
     missed = [rung for rung in lost if is_asked or rung.outcome != "unsupported"]
     if missed:
         raise NoCandidate(f"strict: every rung must pass, and {_reasons(missed)}")

@@ -120,8 +120,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `max_batch_size` 0 says that the model has no batch dimension. `buckets` are the batch sizes that are verified,
     timed and served; the last is `max_batch_size`. `backends` None: those that the device can use; `precisions` None:
     the device's default. `tolerances` replace TOLERANCES by precision. `max_accuracy_drop` is what top-1 accuracy on
-    the labelled samples may fall below the reference's (0.01: one point in a hundred). `strict`: every rung that is
-    tried must pass, else the model does not load; without it, eager is served where nothing else is left.
+    the labelled samples may fall below the reference's (0.01: one point in a hundred). `strict`: every backend
+    must pass at every precision that is tried, in one of its ways, else the model does not load; without it, eager is
+    served where nothing else is left.
     """
 
     inputs: tuple[TensorSpec, ...] | None = None

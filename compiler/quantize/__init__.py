@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.ao.quantization import FakeQuantizeBase
 
 from compiler.datatypes import TORCH_TYPES
-from compiler.errors import BuildFailed
+from compiler.errors import BuildFailed, Unsupported
 from compiler.jobs import Interface, Place
 from compiler.ladder import PRUNED
 from compiler.load import Opened
@@ -32,7 +32,7 @@ __all__ = ["detect_quantization", "quantize"]
 def quantize(opened: Opened, interface: Interface, place: Place, rung: Rung, options: Options) -> Opened:
     """The model at the precision of `rung`; fp32 and tf32 are the same model. `opened` may be used up by it.
 
-    Raises BuildFailed with the reason, ToolMissing, or LoadFailed where the calibration data are wrong.
+    Raises BuildFailed or Unsupported with the reason, ToolMissing, or LoadFailed where the calibration data are wrong.
     """
     if rung.variant.endswith(PRUNED):
         from compiler.quantize.sparsity import prune_opened
@@ -75,7 +75,7 @@ def detect_quantization(opened: Opened) -> str:
 def _quantize_on_cpu(opened: Opened, interface: Interface, place: Place, rung: Rung) -> Opened:
     trained = detect_quantization(opened)
     if trained == "modelopt":
-        raise BuildFailed("the model was trained with ModelOpt's quantisers, which only TensorRT makes INT8 kernels of")
+        raise Unsupported("the model was trained with ModelOpt's quantisers, which only TensorRT makes INT8 kernels of")
     if rung.backend == "inductor":
         from compiler.quantize import pt2e
 

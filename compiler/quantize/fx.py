@@ -23,7 +23,7 @@ from torch.ao.quantization import (
 from torch.ao.quantization import quantize_dynamic as replace_linears
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
-from compiler.errors import BuildFailed
+from compiler.errors import BuildFailed, Unsupported
 from compiler.load import Opened
 from compiler.quantize.clamp import has_clamps, insert_clamps, relax, remove_clamps
 from compiler.quantize.engine import engine_of, packed_by, quiet_torch_ao
@@ -32,10 +32,10 @@ OBSERVED = "_observed_graph_module_attrs"  # where prepare_fx and prepare_qat_fx
 
 
 def check_source(opened: Opened) -> None:
-    """Raises BuildFailed for a model that is not made of Python modules."""
+    """Raises Unsupported for a model that is not made of Python modules."""
     if opened.program is not None or opened.kind == "torchscript":
         what = "a TorchScript file" if opened.program is None else "an exported program"
-        raise BuildFailed(
+        raise Unsupported(
             f"torch.ao quantises the layers of a Python module, and {what} has none left: "
             "inductor quantises it (pt2e), or give the model as model.py with model.safetensors"
         )

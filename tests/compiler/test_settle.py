@@ -64,6 +64,14 @@ def test_strict_makes_a_lost_rung_a_failure() -> None:
         settle_ladder((EAGER, LOST), judged(eager=1.0), Options(strict=True))
 
 
+def test_strict_is_content_with_one_of_the_ways_that_compete() -> None:
+    other = Candidate("torchscript", "int8", "failed", variant="x86", reason="less accurate")
+    ladder = settle_ladder((EAGER, INT8, other), judged(eager=3.0, int8=1.0), Options(strict=True))
+    assert outcomes(ladder)["torchscript int8 x86"] == "failed"
+    with pytest.raises(NoCandidate, match="torchscript int8 x86: less accurate"):
+        settle_ladder((EAGER, other), judged(eager=3.0), Options(strict=True))
+
+
 def test_strict_asks_of_no_device_what_it_cannot_do_unless_it_was_named() -> None:
     refused = Candidate("tensorrt", "fp32", "unsupported", reason="this flavour has no fp32")
     assert settle_ladder((EAGER, refused), judged(eager=1.0), Options(strict=True))[0].outcome == "chosen"
