@@ -93,9 +93,10 @@ def test_digits_quantised_after_training(attempt: Callable[..., Artifact], digit
 def test_digits_trained_for_quantisation(
     attempt: Callable[..., Artifact], digits_qat: Path, digits_data: tuple[Tensor, Tensor]
 ) -> None:
-    artifact = attempt(digits_qat, INT8)
+    """By TorchScript alone: `test_pt2e.py` has the same model in inductor's form, and the other digits compile that."""
+    artifact = attempt(digits_qat, msgspec.structs.replace(INT8, backends=("torchscript",)))
     ladder = by_name(artifact)
-    assert list(ladder) == ["torchscript int8 onednn", "torchscript int8 x86", "inductor int8 pt2e"]
+    assert list(ladder) == ["torchscript int8 onednn", "torchscript int8 x86"]
     reference = artifact.manifest.reference_accuracy
     assert reference is not None
     for name, rung in ladder.items():
@@ -138,8 +139,8 @@ def test_efficientnet_is_faster_and_as_accurate_by_the_right_scheme_only(
     options = msgspec.structs.replace(
         INT8,
         inputs=(TensorSpec("image", "UINT8", (-1, 224, 224, 3), range=(0, 255)),),
-        max_batch_size=4,
-        buckets=(1, 4),
+        max_batch_size=2,
+        buckets=(1, 2),
         strict=False,
         max_accuracy_drop=0.035,  # two of sixty crops
     )
