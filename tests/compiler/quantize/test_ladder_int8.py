@@ -29,7 +29,7 @@ needs_demo = pytest.mark.skipif(
     reason="needs pip install 'torchere[demo]'",
 )
 
-# Strict: every rung that is tried must pass, and eager is none of them.
+# Strict: each backend must pass in one of its ways, and eager is none of them.
 INT8 = Options(
     inputs=(TensorSpec("image", "FP32", (-1, 1, 8, 8), range=(0, 16)),),
     max_batch_size=8,
