@@ -84,4 +84,8 @@ def entry_of(config: ModelConfig, version: str, state: State, reason: str) -> En
         batching=config.batching,
         instances=config.instances,
         aliases=tuple(label for label, labelled in config.version_labels.items() if labelled == version),
+        response_cache=config.response_cache,
+        sequencing=config.sequencing,
+        ensemble=config.ensemble,
+        steps=config.steps,
     )

@@ -61,12 +61,21 @@ class RequestedOutput(msgspec.Struct, frozen=True):
     classification: int = 0
 
 
+class SequencePoint(msgspec.Struct, frozen=True, array_like=True):
+    """Where in a sequence a request belongs. `id` is a number above 0 or a text that is not empty."""
+
+    id: int | str
+    is_start: bool = False
+    is_end: bool = False
+
+
 class InferRequest(msgspec.Struct, frozen=True):
     """One inference request, as any door hands it to the plane.
 
     `version` "" means the default one. `outputs` empty means all. `deadline` is CLOCK_MONOTONIC in seconds (None:
     none but the model's own); `timeout_us` and `priority` come from the request's parameters, 0 when absent.
-    `shared_inputs` (whose tensors come without data) and `shared_outputs` lie in shared memory, by name.
+    `shared_inputs` (whose tensors come without data) and `shared_outputs` lie in shared memory, by name. `sequence` is
+    None for a request that belongs to none.
     """
 
     model: str
@@ -81,6 +90,7 @@ class InferRequest(msgspec.Struct, frozen=True):
     arrived: float = 0.0
     shared_inputs: dict[str, Placement] = {}
     shared_outputs: dict[str, Placement] = {}
+    sequence: SequencePoint | None = None
 
 
 class InferResponse(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ import msgspec
 from service.observe.logs import LogSettings
 from service.repository.catalog import Entry
 from service.shared_memory import Region
+from service.tensors import SequencePoint
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -34,6 +35,7 @@ class Infer(Message, frozen=True):
     deadline: float | None = None
     priority: int = 0
     contract: int = 0
+    sequence: SequencePoint | None = None
 
 
 class Cancel(Message, frozen=True):
@@ -54,6 +56,7 @@ class Result(Message, frozen=True):
     phases: tuple[int, int, int, int, int]
     batch: int
     bucket: int
+    is_final: bool = True  # False: the model answers in several responses, and more come
 
 
 class Failure(Message, frozen=True):

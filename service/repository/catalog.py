@@ -15,6 +15,7 @@ import msgspec
 from compiler.spec import TensorSpec
 from service.errors import NotFound, Unavailable
 from service.repository.config import Batching, ImageInput
+from service.repository.scheduling import Ensemble, Sequencing, Steps
 
 
 class State(StrEnum):
@@ -63,6 +64,10 @@ class Entry(msgspec.Struct, frozen=True):
     aliases: tuple[str, ...] = ()  # names that stand for this version: "stable", "canary"
     contract: int = 0  # grows when requests must look different, or are batched differently
     is_awaited: bool = True  # False: the service is ready without it, as it was not there from the start
+    response_cache: bool = False
+    sequencing: Sequencing | None = None
+    ensemble: Ensemble | None = None
+    steps: Steps | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -72,6 +77,11 @@ class Entry(msgspec.Struct, frozen=True):
     def is_on_fallback(self) -> bool:
         """Whether it answers requests with something else than what its compilation should give, or has yet to give."""
         return self.is_ready and self.optimization in ("compiling", "fallback")
+
+    @property
+    def is_decoupled(self) -> bool:
+        """Whether a request may have any number of responses."""
+        return self.steps is not None and self.steps.generate is not None
 
     @property
     def rung(self) -> str:

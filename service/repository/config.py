@@ -15,6 +15,7 @@ import msgspec
 from pydantic import ValidationError
 
 from compiler.spec import BACKENDS, PRECISIONS, TOLERANCES, Factory, Options, TensorSpec, Tolerance
+from service.repository.scheduling import Ensemble, Sequencing, Steps
 from service.repository.schema import (
     FactoryPart,
     LimitPart,
@@ -24,6 +25,7 @@ from service.repository.schema import (
     TolerancePart,
     find_contradictions,
 )
+from service.repository.schema_scheduling import freeze_ensemble, freeze_sequencing, freeze_steps
 from service.repository.versions import Every, Latest, Specific, VersionPolicy, choose_versions
 from service.validation import find_faults
 from service.yaml_file import Document, Location, YamlFault, read_document
@@ -91,6 +93,10 @@ class ModelConfig(msgspec.Struct, frozen=True):
     instances: int = 1
     version_policy: VersionPolicy = Latest()
     version_labels: dict[str, str] = {}  # label -> version
+    response_cache: bool = False
+    sequencing: Sequencing | None = None
+    ensemble: Ensemble | None = None
+    steps: Steps | None = None
 
 
 def to_options(config: ModelConfig, threads: int, timeout_s: float = Options().timeout_s) -> Options:
@@ -240,6 +246,10 @@ def _freeze(name: str, file: ModelFile, labels: dict[str, tuple[str, ...]]) -> M
         instances=file.instances,
         version_policy=_policy(file.version_policy),
         version_labels={label: str(version) for label, version in file.version_labels.items()},
+        response_cache=file.response_cache,
+        sequencing=freeze_sequencing(file.sequence),
+        ensemble=freeze_ensemble(file.ensemble),
+        steps=freeze_steps(file.preprocess, file.postprocess, file.generate, file.python),
     )
 
 

@@ -10,9 +10,18 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from compiler.spec import BACKENDS, ITEM_SIZES, PRECISIONS
+from compiler.spec import BACKENDS, PRECISIONS
+from service.repository.schema_scheduling import (
+    EnsemblePart,
+    GeneratePart,
+    PostprocessPart,
+    PreprocessPart,
+    PythonPart,
+    SequencePart,
+)
+from service.repository.schema_tensors import Int, Part, Positive, ProgramTensorPart
 from service.validation import nearest
 from service.yaml_file import Location
 
@@ -23,15 +32,6 @@ IMAGE_DATATYPES = ("UINT8", "FP32")
 DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 FACTORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(:[A-Za-z0-9][A-Za-z0-9._-]{0,127})?")  # "mlp", "timm:resnet18"
 LABEL = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")  # never a number, which would be a version
-TORCH_NAMES = {"float": "FP", "int": "INT", "uint": "UINT", "bool": "BOOL", "bfloat": "BF"}
-
-
-def _check_datatype(name: str) -> str:
-    if name in ITEM_SIZES:
-        return name
-    letters = name.lower().rstrip("0123456789")
-    meant = TORCH_NAMES.get(letters, letters.upper()) + name[len(letters) :]
-    raise ValueError(f"'{name}' is not a datatype: {nearest(meant, ITEM_SIZES)}")
 
 
 def _check_backend(name: str) -> str:
@@ -85,12 +85,6 @@ def _check_distribution(name: str) -> str:
     return name
 
 
-def _check_size(size: int) -> int:
-    if size < -1 or size == 0:
-        raise ValueError(f"must be positive, or -1 for a size that varies, not {size}")
-    return size
-
-
 def _check_labels(labels: Any) -> Any:
     is_list = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
     if labels is not None and not isinstance(labels, str) and not is_list:
@@ -108,19 +102,11 @@ def _read_policy(policy: Any) -> Any:
     return {"all": True} if policy == "all" else policy
 
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Int = Annotated[int, Field(strict=True)]  # strict: `yes` is not 1
-Size = Annotated[Int, AfterValidator(_check_size)]
 Backend = Annotated[str, AfterValidator(_check_backend)]
 Precision = Annotated[str, AfterValidator(_check_precision)]
 Distribution = Annotated[str, AfterValidator(_check_distribution)]
 Label = Annotated[str, AfterValidator(_check_label)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ImagePart(Part):
@@ -129,19 +115,13 @@ class ImagePart(Part):
     color: Literal["RGB", "L"] = "RGB"
 
 
-class TensorPart(Part):
-    name: Name
-    datatype: Annotated[str, AfterValidator(_check_datatype)]
-    shape: tuple[Size, ...]
-
-
-class InputPart(TensorPart):
+class InputPart(ProgramTensorPart):
     range: tuple[Finite, Finite] | None = None
     example_shape: tuple[Annotated[Int, Field(ge=1)], ...] | None = None
     image: ImagePart | None = None
 
 
-class OutputPart(TensorPart):
+class OutputPart(ProgramTensorPart):
     labels: Annotated[str | tuple[str, ...] | None, BeforeValidator(_check_labels)] = None
 
 
@@ -181,7 +161,7 @@ class CompilePart(Part):
 
 class FactoryPart(Part):
     name: Annotated[str, AfterValidator(_check_factory)]
-    arguments: Annotated[dict[str, Any], AfterValidator(_check_arguments)] = {}
+    arguments: Annotated[dict[str, Any], AfterValidator(_check_arguments)] = Field(default_factory=dict)
 
 
 class PolicyPart(Part):
@@ -205,7 +185,14 @@ class ModelFile(Part):
     requires: tuple[Distribution, ...] = ()
     instances: Int = Field(1, ge=1, le=MAX_INSTANCES)
     version_policy: Annotated[PolicyPart, BeforeValidator(_read_policy)] = PolicyPart(latest=1)
-    version_labels: dict[Label, Annotated[Int, Field(ge=1)]] = {}
+    version_labels: dict[Label, Annotated[Int, Field(ge=1)]] = Field(default_factory=dict)
+    response_cache: Annotated[bool, Field(strict=True)] = False
+    sequence: SequencePart | None = None
+    ensemble: EnsemblePart | None = None
+    preprocess: PreprocessPart | None = None
+    postprocess: PostprocessPart | None = None
+    generate: GeneratePart | None = None
+    python: PythonPart = PythonPart()
 
 
 def find_contradictions(file: ModelFile) -> Iterator[tuple[Location, str]]:

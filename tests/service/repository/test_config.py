@@ -378,11 +378,13 @@ def test_the_example_in_the_documentation_is_right(folder: Path) -> None:
     config = read(folder, example)
     assert config.images
     assert config.labels == {"probabilities": ("cat", "dog", "neither")}
-    keys = [line.strip().lstrip("#").strip().partition(":")[0] for line in example.splitlines()]
     from service.repository import schema
+
+    blocks = "\n".join(block.partition("```")[0] for block in page.split("```yaml\n")[1:])
+    keys = [line.strip().lstrip("#").strip().partition(":")[0] for line in blocks.splitlines()]
 
     parts = [part for part in vars(schema).values() if isinstance(part, type) and issubclass(part, schema.Part)]
     for part in parts:
         missing = set(part.model_fields) - set(keys) - {"all", "latest", "specific"}
-        words = example.replace("{", " ").replace(",", " ").split()
+        words = blocks.replace("{", " ").replace(",", " ").split()
         assert not {name for name in missing if f"{name}:" not in words}
