@@ -197,7 +197,8 @@ def test_all_serve_before_any_is_compiled_and_those_that_serve_are_compiled_last
         bench.add(name, config)
     bench.run()
     beside = f"compile at {BESIDE_SERVING}"
-    assert bench.compiler.calls == ["fallback a", "fallback c", "compile b", f"{beside} a", f"{beside} c"]
+    assert sorted(bench.compiler.calls[:2]) == ["fallback a", "fallback c"], "in whichever order their files were read"
+    assert bench.compiler.calls[2:] == ["compile b", f"{beside} a", f"{beside} c"]
 
 
 def test_a_model_that_cannot_be_opened_is_not_tried_again(bench: Bench) -> None:
