@@ -10,39 +10,16 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 from service.engine.batch import stack, unstack
 from service.engine.batcher import Batcher, Expire, Policy, Run, WaitUntil
-from service.engine.messages import Failure, Infer, Result
+from service.engine.messages import Failure, Result
 from service.engine.queues import Waiting
+from service.engine.served import BatchCounter, Connection, Pending
 from service.errors import Code, Unavailable
 from service.repository.catalog import Entry
 from service.runtime.device import Device
 from service.runtime.runner import Runner
-
-
-class Connection(Protocol):
-    """Where the answers of a request go; `send` takes whole frames and never blocks."""
-
-    def send(self, answers: Sequence[tuple[Result | Failure, Sequence[memoryview]]]) -> None: ...
-
-
-class BatchCounter(Protocol):
-    """What `observe/metrics.py` is told about each batch and the queue."""
-
-    def batch(self, queue_ns: Sequence[int], phases_ns: tuple[int, int, int, int], rows: int, bucket: int) -> None: ...
-    def depth(self, requests: int) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A request that waits: its message, its tensors (one per input), and where its answer goes."""
-
-    message: Infer
-    tensors: Sequence[memoryview]
-    connection: Connection
 
 
 class ServedModel:

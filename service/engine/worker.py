@@ -1,6 +1,7 @@
 """The engine process: takes requests from frontends, lets each model's threads run them, loads what the parent says.
 
-Imports torch; knows no HTTP, no gRPC. `models.py` holds the loop that batches, `listener.py` the sockets.
+Imports torch; knows no HTTP, no gRPC. `opening.py` makes what is served, `models.py` holds the loop that batches,
+`listener.py` the sockets.
 
     python -m service.engine.worker     (started by the parent, with the link in the environment)
 """
@@ -16,8 +17,6 @@ import threading
 import time
 from pathlib import Path
 
-from compiler import backends
-from compiler.manifest import read_manifest
 from service.engine.link import BlockingLink, inherited_socket
 from service.engine.listener import DataConnection, Listener
 from service.engine.messages import (
@@ -34,14 +33,13 @@ from service.engine.messages import (
     Unload,
     Unloaded,
 )
-from service.engine.models import Pending, ServedModel
+from service.engine.opening import Facilities, open_served, renew
+from service.engine.served import BatchCounter, Pending, Served
 from service.engine.transport import split
 from service.errors import Code
 from service.observe.logs import follow_log_settings, set_up_logging
 from service.observe.metrics import EngineMetrics
-from service.repository.catalog import Entry
 from service.runtime.device import Device
-from service.runtime.runner import Runner
 from service.statistics import METRICS_VARIABLE, BatchTotals, Tally
 
 log = logging.getLogger("torchere.engine")
@@ -62,7 +60,8 @@ class Engine:
         self._tally = tally
         self._arrival_s = arrival_s
         self._link = link
-        self._models: dict[tuple[str, str, int], ServedModel] = {}  # by name, version and contract
+        self._models: dict[tuple[str, str, int], Served] = {}  # by name, version and contract
+        self._facilities = Facilities(self._device, self._counter, self.lookup)
         self._orders: queue.Queue[Load | Unload] = queue.Queue()
         threading.Thread(target=self._load_all, name="loader", daemon=True).start()
 
@@ -92,10 +91,19 @@ class Engine:
         for model in list(self._models.values()):
             model.forget(connection)
 
+    def lookup(self, name: str, version: str = "") -> Served | None:
+        """What is loaded under this name, the highest version where none is named, by its newest contract."""
+        keys = [key for key in list(self._models) if key[0] == name and version in ("", key[1])]
+        newest = max(keys, key=lambda key: (int(key[1]), key[2]), default=None)
+        return self._models.get(newest) if newest is not None else None
+
     def close(self) -> None:
-        """Answer everything that waits."""
-        for model in list(self._models.values()):
+        """Answer everything that waits; what was loaded last comes first, for it may call what was there before."""
+        for model in reversed(list(self._models.values())):
             model.close()
+
+    def _counter(self, name: str, version: str) -> BatchCounter:
+        return BatchTotals(EngineMetrics(name, version), self._tally, name, version)
 
     def _load_all(self) -> None:
         with self._device.stream():  # warming up neither waits for the batches that run meanwhile, nor they for it
@@ -109,22 +117,20 @@ class Engine:
     def _load(self, order: Load) -> None:
         """Load beside what serves and let it serve. Where that fails, what served before serves on."""
         entry, started = order.entry, time.monotonic()
+        key = entry.name, entry.version, entry.contract
         try:
-            runners = self._open(entry, Path(order.folder))
+            served = self._models.get(key)
+            if served is not None:
+                renew(served, order, self._facilities)
+            else:
+                served = open_served(order, self._facilities)
+                served.start(on_broken=_leave)
+                self._models[key] = served
         except Exception as error:
             log.exception("model %s version %s could not be loaded", entry.name, entry.version)
             reason = f"{type(error).__name__}: {error}"
             self._link.send(LoadFailed(entry.name, entry.version, order.generation, reason))
             return
-        key = entry.name, entry.version, entry.contract
-        served = self._models.get(key)
-        if served is None:
-            counter = BatchTotals(EngineMetrics(*key[:2]), self._tally, *key[:2])
-            served = ServedModel(entry, runners, self._device, counter)
-            served.start(on_broken=_leave)
-            self._models[key] = served
-        else:
-            served.replace_runners(runners)
         self._link.send(Loaded(entry.name, entry.version, order.generation, time.monotonic() - started))
 
     def _unload(self, order: Unload) -> None:
@@ -137,29 +143,6 @@ class Engine:
         gc.collect()
         self._device.release()
         self._link.send(Unloaded(order.name, order.version))
-
-    def _open(self, entry: Entry, folder: Path) -> list[Runner]:
-        """Load every instance and warm it at every batch size before it may be asked."""
-        manifest = read_manifest(folder)
-        runners = []
-        for _ in range(entry.instances):
-            model = backends.load(folder, manifest, self._device.name)
-            runner = Runner(model, self._device, entry.inputs, entry.outputs, manifest.chosen.graphs)
-            for bucket in sorted(entry.buckets or (1,), reverse=True):
-                why_plain = runner.warm_up(example_shapes(entry, bucket), bucket)
-                if why_plain:
-                    log.info("model %s runs batches of %d without a CUDA graph: %s", entry.name, bucket, why_plain)
-            runners.append(runner)
-        return runners
-
-
-def example_shapes(entry: Entry, rows: int) -> list[tuple[int, ...]]:
-    """A shape for each input with `rows` rows; dimensions that vary take the manifest's example size, else 1."""
-    shapes = []
-    for spec in entry.inputs:
-        example = spec.example_shape or tuple(max(size, 1) for size in spec.shape)
-        shapes.append((rows, *example[1:]) if entry.max_batch_size else tuple(example))
-    return shapes
 
 
 def _leave(reason: str) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from service.engine.messages import Failure, Infer, Result
-from service.engine.models import Pending, ServedModel
+from service.engine.models import ServedModel
+from service.engine.served import Pending
 from service.errors import Code
 from service.repository.catalog import Entry
 from service.repository.config import Batching

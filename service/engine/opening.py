@@ -1,0 +1,79 @@
+"""From the parent's order to what serves it: decides of what kind that is, opens the artifact and warms it up.
+
+The one place that knows every kind of `served.Served`. Knows no sockets; `worker.py` calls it on the loader's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from msgspec import structs
+
+from compiler import backends
+from compiler.manifest import Manifest, read_manifest
+from service.engine.messages import Load
+from service.engine.models import ServedModel
+from service.engine.served import BatchCounter, Lookup, Served
+from service.repository.catalog import Entry
+from service.runtime.device import Device
+from service.runtime.runner import Runner
+
+log = logging.getLogger("torchere.engine")
+
+
+@dataclass(frozen=True, slots=True)
+class Facilities:
+    """What an engine lends to what it serves. `lookup` finds, whenever it is asked, what is loaded at that time."""
+
+    device: Device
+    counter: Callable[[str, str], BatchCounter]  # of a version, by name and number
+    lookup: Lookup
+
+
+def open_served(order: Load, facilities: Facilities) -> Served:
+    """What serves this version, warmed up but not started. Raises whatever the artifact raises."""
+    entry = order.entry
+    counter = facilities.counter(entry.name, entry.version)
+    inside, runners = _open_artifact(order, facilities.device)
+    return ServedModel(inside, runners, facilities.device, counter)
+
+
+def renew(served: Served, order: Load, facilities: Facilities) -> None:
+    """Put a new artifact in place of the one before, under the same contract. Where that fails, nothing changes."""
+    match served:
+        case ServedModel():
+            _, runners = _open_artifact(order, facilities.device)
+            served.replace_runners(runners)
+        case _:
+            raise TypeError(f"{served!r} takes no other artifact: load it under a new contract")
+
+
+def _open_artifact(order: Load, device: Device) -> tuple[Entry, list[Runner]]:
+    """The entry with the tensors that the artifact itself takes and gives, and its instances, warmed up."""
+    folder = Path(order.folder)
+    manifest = read_manifest(folder)
+    entry = structs.replace(order.entry, inputs=manifest.inputs, outputs=manifest.outputs)
+    return entry, [_open_instance(entry, folder, manifest, device) for _ in range(entry.instances)]
+
+
+def _open_instance(entry: Entry, folder: Path, manifest: Manifest, device: Device) -> Runner:
+    """Warm it at every batch size before it may be asked."""
+    model = backends.load(folder, manifest, device.name)
+    runner = Runner(model, device, entry.inputs, entry.outputs, manifest.chosen.graphs)
+    for bucket in sorted(entry.buckets or (1,), reverse=True):
+        why_plain = runner.warm_up(example_shapes(entry, bucket), bucket)
+        if why_plain:
+            log.info("model %s runs batches of %d without a CUDA graph: %s", entry.name, bucket, why_plain)
+    return runner
+
+
+def example_shapes(entry: Entry, rows: int) -> list[tuple[int, ...]]:
+    """A shape for each input with `rows` rows; dimensions that vary take the manifest's example size, else 1."""
+    shapes = []
+    for spec in entry.inputs:
+        example = spec.example_shape or tuple(max(size, 1) for size in spec.shape)
+        shapes.append((rows, *example[1:]) if entry.max_batch_size else tuple(example))
+    return shapes

@@ -1,0 +1,69 @@
+"""What an engine serves, seen from outside: requests go in, each is answered exactly once where it came from.
+
+Knows neither batches nor devices. `worker.py` holds these, `opening.py` makes them: `models.py` is one that runs an
+artifact, others call what is served beside them, found by `Lookup`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from service.engine.messages import Failure, Infer, Result
+from service.repository.catalog import Entry
+
+
+class Connection(Protocol):
+    """Where the answers of a request go; `send` takes whole frames and never blocks.
+
+    One that lies inside the engine gets the tensors as they are, uncopied. It is called by whatever thread answers,
+    also from within `submit`.
+    """
+
+    def send(self, answers: Sequence[tuple[Result | Failure, Sequence[memoryview]]]) -> None: ...
+
+
+class BatchCounter(Protocol):
+    """What `observe/metrics.py` is told about each batch and the queue."""
+
+    def batch(self, queue_ns: Sequence[int], phases_ns: tuple[int, int, int, int], rows: int, bucket: int) -> None: ...
+    def depth(self, requests: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A request that waits: its message, its tensors (one per input), and where its answer goes.
+
+    An answer has all outputs in the order of the entry; its id is the message's, which is unique on its connection.
+    """
+
+    message: Infer
+    tensors: Sequence[memoryview]
+    connection: Connection
+
+
+class Served(Protocol):
+    """One version under one contract. All but `start` and `close` return at once, and any thread may call them."""
+
+    @property
+    def entry(self) -> Entry:
+        """What those who send requests see."""
+
+    def start(self, on_broken: Callable[[str], None]) -> None:
+        """Begin; `on_broken(reason)` is called when the device can no longer be used."""
+
+    def submit(self, pending: Pending, now: float) -> None:
+        """Take a request, or answer it at once with a Failure."""
+
+    def cancel(self, connection: Connection, request_id: int) -> None:
+        """The client left: forget its request if it still waits. It is not answered then."""
+
+    def forget(self, connection: Connection) -> None:
+        """Forget what waits for a connection that is gone."""
+
+    def close(self) -> None:
+        """Answer what was taken, refuse what comes, and return when all that was begun has ended."""
+
+
+Lookup = Callable[[str, str], Served | None]  # name, version ("": the highest loaded) -> its newest contract
