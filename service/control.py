@@ -127,6 +127,8 @@ class Control:
                 "torchere_precision": {"string_value": entry.precision},
             },
         }
+        if entry.response_cache:
+            config["response_cache"] = {"enable": True}
         if batches:
             config["dynamic_batching"] = {
                 "preferred_batch_size": list(entry.buckets),

@@ -97,7 +97,7 @@ class Frontend:
                 case Snapshot(entries, engines, shared):
                     # Engines first: an entry that reads READY must find its engine.
                     await self._engines.follow(engines)
-                    self._plane.catalog = Catalog(entries)
+                    self._plane.follow(Catalog(entries))
                     self._follow(shared)
                     if self._http is None:
                         assert configure is not None, "the parent's first word"

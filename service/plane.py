@@ -10,11 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from service.checks import check_inputs, check_outputs
 from service.classify import classify
 from service.engine.messages import Infer, Result
 from service.errors import Code, ServiceError, Unavailable
 from service.repository.catalog import Catalog, Entry
+from service.response_cache import ResponseCache, digest_inputs
 from service.shared_memory import Regions, write_outputs
 from service.tensors import Buffer, InferRequest, InferResponse, RequestedOutput, Tensor
 
@@ -40,6 +43,7 @@ class Counter(Protocol):
     """What the plane reports to `observe/metrics.py` about each request, once."""
 
     def finished(self, model: str, version: str, protocol: str, outcome: str, seconds: float, rows: int) -> None: ...
+    def looked_up(self, model: str, version: str, is_kept: bool, seconds: float) -> None: ...
 
 
 class Plane:
@@ -47,6 +51,7 @@ class Plane:
 
     def __init__(self, engines: Engines, counter: Counter, clock: Callable[[], float] = time.monotonic) -> None:
         self.catalog = Catalog()
+        self.cache: ResponseCache | None = None
         self.regions = Regions()
         self.is_draining = False
         self.in_flight = 0
@@ -69,6 +74,12 @@ class Plane:
         if self.in_flight:
             await self._is_idle.wait()
 
+    def follow(self, catalog: Catalog) -> None:
+        """Serve what is in `catalog` from now on."""
+        self.catalog = catalog
+        if self.cache is not None:
+            self.cache.follow(catalog)
+
     async def infer(self, request: InferRequest) -> InferResponse:
         """Check, run and answer one request.
 
@@ -85,7 +96,8 @@ class Plane:
                 request = self.regions.read_inputs(request)
             rows = check_inputs(request.inputs, entry)
             wanted = check_outputs(request.outputs, entry)
-            response = await self._run(request, entry, rows, wanted)
+            run = self._recall if entry.response_cache else self._run
+            response = await run(request, entry, rows, wanted)
             if targets:
                 response = write_outputs(request, response, targets)
             outcome = "success"
@@ -151,6 +163,29 @@ class Plane:
         return InferResponse(
             entry.name, entry.version, request.id, outputs, result.phases, batch=result.batch, bucket=result.bucket
         )
+
+    async def _recall(
+        self, request: InferRequest, entry: Entry, rows: int, wanted: tuple[RequestedOutput, ...]
+    ) -> InferResponse:
+        """Answer with what is kept; where nothing is, as `_run`, and keep all outputs, whichever were asked for."""
+        source = self.cache.source(entry) if self.cache is not None else None
+        if self.cache is None or source is None or request.sequence is not None:
+            return await self._run(request, entry, rows, wanted)
+        started = self._clock()
+        digest = await digest_inputs(request.inputs)
+        kept = self.cache.get(source, digest)
+        seconds = self._clock() - started
+        if kept is not None:
+            response = InferResponse(entry.name, entry.version, request.id, kept)
+        else:
+            response = await self._run(replace(request, outputs=()), entry, rows, ())
+            started = self._clock()
+            self.cache.put(source, digest, response.outputs)
+            seconds += self._clock() - started
+        self._counter.looked_up(entry.name, entry.version, kept is not None, seconds)
+        if request.outputs:
+            response = replace(response, outputs=_choose(response.outputs, wanted, entry))
+        return response
 
     def _deadline(self, request: InferRequest, entry: Entry) -> float | None:
         """The earliest of the client's own deadline and the request's timeout, else the model's default timeout."""

@@ -133,6 +133,7 @@ class Counter(Protocol):
     """What the plane reports each request to."""
 
     def finished(self, model: str, version: str, protocol: str, outcome: str, seconds: float, rows: int) -> None: ...
+    def looked_up(self, model: str, version: str, is_kept: bool, seconds: float) -> None: ...
 
 
 class BatchCounter(Protocol):
@@ -160,6 +161,11 @@ class RequestTotals:
             row.mark(int(time.time() * 1000))
         elif outcome in COUNTED_AS_FAILED:
             self._tally.row(model, version).add(FAIL, 1, int(seconds * 1e9))
+
+    def looked_up(self, model: str, version: str, is_kept: bool, seconds: float) -> None:
+        """An answer was looked for among those kept, which took so long, and was there or not."""
+        self._metrics.looked_up(model, version, is_kept, seconds)
+        self._tally.row(model, version).add(HIT if is_kept else MISS, 1, int(seconds * 1e9))
 
 
 class BatchTotals:

@@ -89,14 +89,19 @@ class FakeEngines:
 
 
 class FakeCounter:
-    """Remembers what was counted: (model, version, protocol, outcome, rows)."""
+    """Remembers what was counted: (model, version, protocol, outcome, rows), and (model, version, whether kept)."""
 
     def __init__(self) -> None:
+        self.lookups: list[tuple[str, str, bool]] = []
         self.ended: list[tuple[str, str, str, str, int]] = []
 
     def finished(self, model: str, version: str, protocol: str, outcome: str, seconds: float, rows: int) -> None:
         assert seconds >= 0
         self.ended.append((model, version, protocol, outcome, rows))
+
+    def looked_up(self, model: str, version: str, is_kept: bool, seconds: float) -> None:
+        assert seconds >= 0
+        self.lookups.append((model, version, is_kept))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -19,7 +19,7 @@ from service.engine.messages import Load
 from service.repository.catalog import Entry, Optimization, State
 
 CONTRACT = ("inputs", "outputs", "max_batch_size", "buckets", "instances", "batching")  # what requests are held to
-DESCRIPTION = ("description", "labels", "images", "aliases")
+DESCRIPTION = ("description", "labels", "images", "aliases", "response_cache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,8 @@ class Rollout:
         version = self._versions[entry.name, entry.version]
         before = version.offers[-1].entry if version.offers else None
         contract = before.contract if before is not None and _agree(before, entry) else self._generation
-        offer = Offer(structs.replace(entry, contract=contract), folder, self._generation, is_final, shortfall)
+        entry = structs.replace(entry, contract=contract, artifact=self._generation)
+        offer = Offer(entry, folder, self._generation, is_final, shortfall)
         version.offers.append(offer)
         if is_final:
             version.is_being_compiled, version.failure = False, shortfall

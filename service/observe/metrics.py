@@ -75,6 +75,14 @@ CACHE = Counter("torchere_cache_requests", "Artifacts asked of the cache, by hit
 RESTARTS = Counter("torchere_process_restarts", "Child processes that died and were started again.", ("process",))
 
 
+KEPT = Counter(
+    "torchere_response_cache_lookups", "Times a kept answer was looked for, by hit or miss.", (*MODEL, "result")
+)
+KEPT_SECONDS = Counter(
+    "torchere_response_cache_lookup_seconds", "Seconds that looking for kept answers took.", (*MODEL, "result")
+)
+
+
 class RequestMetrics:
     """What the plane reports: one call for each request. Children are looked up once for each set of labels."""
 
@@ -95,6 +103,12 @@ class RequestMetrics:
                 pair = self._latency[key[:3]] = (LATENCY.labels(*key[:3]), ROWS_ANSWERED.labels(*key[:3]))
             pair[0].observe(seconds)
             pair[1].inc(rows)
+
+    def looked_up(self, model: str, version: str, is_kept: bool, seconds: float) -> None:
+        """Count one look among the kept answers."""
+        labels = (model, version, "hit" if is_kept else "miss")
+        KEPT.labels(*labels).inc()
+        KEPT_SECONDS.labels(*labels).inc(seconds)
 
 
 class EngineMetrics:

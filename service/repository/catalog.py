@@ -63,6 +63,7 @@ class Entry(msgspec.Struct, frozen=True):
     progress: str = ""
     aliases: tuple[str, ...] = ()  # names that stand for this version: "stable", "canary"
     contract: int = 0  # grows when requests must look different, or are batched differently
+    artifact: int = 0  # grows with each artifact that is offered: what two of them answer may differ
     is_awaited: bool = True  # False: the service is ready without it, as it was not there from the start
     response_cache: bool = False
     sequencing: Sequencing | None = None

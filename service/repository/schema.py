@@ -208,6 +208,12 @@ def find_contradictions(file: ModelFile) -> Iterator[tuple[Location, str]]:
     for index, part in enumerate(inputs):
         yield from ((("inputs", index, *at), sentence) for at, sentence in _input_contradictions(part, len(inputs)))
     yield from _bucket_contradictions(file)
+    if file.response_cache and (file.sequence is not None or file.generate is not None):
+        other = "sequence" if file.sequence is not None else "generate"
+        yield (
+            ("response_cache",),
+            f"response_cache and {other} contradict each other, as equal inputs need not get equal answers: remove one",
+        )
     if [file.version_policy.latest, file.version_policy.specific, file.version_policy.all or None].count(None) != 2:
         yield ("version_policy",), "version_policy must be one of `{latest: 2}`, `{specific: [1, 3]}` and `all`"
 
