@@ -25,6 +25,7 @@ import click
 from service import __version__
 from service import settings as configuration
 from service.bench.command import bench
+from service.flags import options
 
 if TYPE_CHECKING:
     from service.serve import Server
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 @main.command()
-@configuration.options()
+@options()
 @CONFIG_OPTION
 def serve(config_file: Path | None, **given: Any) -> None:
     """Compile the models of a repository (or take them from the cache) and serve them.
@@ -90,7 +91,7 @@ def serve(config_file: Path | None, **given: Any) -> None:
     is_flag=True,
     help="Also copy each artifact to MODEL/VERSION/artifacts, to travel with the model to machines like this one.",
 )
-@configuration.options(*WHERE, "cache_max_size")
+@options(*WHERE, "cache_max_size")
 @CONFIG_OPTION
 def compile_command(
     models: tuple[str, ...],
@@ -136,7 +137,7 @@ def list_models(url: str, as_json: bool) -> None:
 @click.option("--version", "model_version", default="", help="The version of the model. Default: the highest served.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole manifest, for a program to read.")
 @click.option("--report", "page", type=PAGE, help="Write the page of HTML that `compile --report` writes.")
-@configuration.options(*WHERE)
+@options(*WHERE)
 @CONFIG_OPTION
 def show_model(
     model: str, model_version: str, as_json: bool, page: Path | None, config_file: Path | None, **given: Any
@@ -169,13 +170,28 @@ def infer(model: str, files: tuple[Path, ...], url: str, model_version: str, top
         sys.exit(1)
 
 
+@main.command()
+@click.option("--live", is_flag=True, help="Ask only whether it is up, not whether it serves all that it should.")
+@click.option("--timeout", "timeout_s", default=3.0, show_default=True, help="Seconds to wait for its answer.")
+@options("host", "http_port")
+@CONFIG_OPTION
+def health(live: bool, timeout_s: float, config_file: Path | None, **given: Any) -> None:
+    """Ask the server on this machine how it is: the exit status is 0 or 1. For the probes of containers."""
+    from service.health import why_not
+
+    settings = _settings(config_file, given)
+    reason = why_not("live" if live else "ready", (settings.host, settings.http_port), tls=False, timeout_s=timeout_s)
+    if reason:
+        raise click.ClickException(reason)
+
+
 @main.group()
 def cache() -> None:
     """Look after the cache of compiled models."""
 
 
 @cache.command("list")
-@configuration.options("cache_dir")
+@options("cache_dir")
 @CONFIG_OPTION
 def list_cache(config_file: Path | None, **given: Any) -> None:
     """List the artifacts: key, model, what serves it, size, last use; also those that were set aside."""
@@ -185,7 +201,7 @@ def list_cache(config_file: Path | None, **given: Any) -> None:
 
 
 @cache.command("verify")
-@configuration.options("cache_dir")
+@options("cache_dir")
 @CONFIG_OPTION
 def verify_cache(config_file: Path | None, **given: Any) -> None:
     """Check every file of every artifact against its digest; the exit status is 1 where one is not sound."""
@@ -199,7 +215,7 @@ def verify_cache(config_file: Path | None, **given: Any) -> None:
 @click.option("--max-size", metavar="SIZE", help="Keep the most recently used up to this size: 500M, 10G.")
 @click.option("--older-than", metavar="AGE", help="Remove what was not used for so long: 12h, 30d, 8w.")
 @click.option("--broken", is_flag=True, help="Remove what was set aside and what is not sound.")
-@configuration.options("cache_dir")
+@options("cache_dir")
 @CONFIG_OPTION
 def prune_cache(
     max_size: str | None, older_than: str | None, broken: bool, config_file: Path | None, **given: Any

@@ -5,6 +5,9 @@
      ├── NotFound             no such model, version or route
      ├── Unavailable          not ready, draining, the engine died: the same request may succeed later
      │    └── QueueFull       too much work waits already
+     │         └── Exhausted  the same, where the server is set to say so in other words
+     ├── Unauthenticated      a token is missing, or not known
+     ├── Forbidden            this client may not do this
      ├── DeadlineExceeded     the request's time ran out before it was answered
      ├── Cancelled            the client left
      ├── Unsupported          a feature this server does not have
@@ -27,6 +30,9 @@ class Code(StrEnum):
     NOT_FOUND = "not_found"
     UNAVAILABLE = "unavailable"
     QUEUE_FULL = "queue_full"
+    EXHAUSTED = "exhausted"
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
     DEADLINE = "deadline"
     CANCELLED = "cancelled"
     UNSUPPORTED = "unsupported"
@@ -60,6 +66,18 @@ class QueueFull(Unavailable):
     retry_after_s = 1.0
 
 
+class Exhausted(QueueFull):
+    code = Code.EXHAUSTED
+
+
+class Unauthenticated(ServiceError):
+    code = Code.UNAUTHENTICATED
+
+
+class Forbidden(ServiceError):
+    code = Code.FORBIDDEN
+
+
 class DeadlineExceeded(ServiceError):
     code = Code.DEADLINE
 
@@ -91,6 +109,9 @@ BY_CODE: dict[Code, type[ServiceError]] = {
         NotFound,
         Unavailable,
         QueueFull,
+        Exhausted,
+        Unauthenticated,
+        Forbidden,
         DeadlineExceeded,
         Cancelled,
         Unsupported,

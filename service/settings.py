@@ -10,13 +10,15 @@ import difflib
 import itertools
 import os
 import re
+import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from service import access
 from service.cores import available_cores
 from service.limits import Chunks, Elements, HeaderBytes, JsonDepth, Limits, Tensors
 from service.modes import ControlMode, LoadModel, PollInterval, SharedMemory, TrustUploads
@@ -28,8 +30,9 @@ CONFIG_VARIABLE = "TORCHERE_CONFIG"
 DEFAULT_FILE = Path("torchere.yaml")
 MISSPELT = 0.85  # Kubernetes sets TORCHERE_PORT_8000_TCP and the like: only what is nearly a setting is refused
 CORES_PER_FRONTEND = 4  # parsing and copying take about a quarter of what inference does
+MEGABYTE = 10**6
 GIGABYTE = 10**9
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": GIGABYTE, "T": 10**12}  # as disks are sold
+UNITS = {"": 1, "K": 10**3, "M": MEGABYTE, "G": GIGABYTE, "T": 10**12}  # as disks are sold
 SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)B?", re.IGNORECASE)
 
 
@@ -133,6 +136,20 @@ class Settings(BaseModel):
     poll_interval_s: PollInterval = 15.0
     trust_uploads: TrustUploads = False
     shared_memory: SharedMemory = "off"
+    response_cache_max_size: Size = Field(
+        64 * MEGABYTE,  # fifty thousand answers of a classifier with 100 classes
+        ge=0,
+        description="Largest size of the answers that each frontend keeps, of models that ask for it. 0: none.",
+    )
+    http_prefix: access.HttpPrefix = ""
+    queue_full_status: access.QueueFullStatus = "unavailable"
+    tls_certificate: access.Certificate = None
+    tls_key: access.Key = None
+    tls_client_ca: access.ClientAuthority = None
+    metrics_tls: access.MetricsTls = False
+    token_file: access.TokenFile = None
+    restricted_api: access.RestrictedApis = ()
+    restricted_status: access.RestrictedStatus = "forbidden"
     drain_timeout_s: float = Field(
         30.0, ge=0, allow_inf_nan=False, description="Seconds that accepted requests have to finish after SIGTERM."
     )
@@ -162,7 +179,7 @@ def load_settings(config_file: Path | None = None, **given: Any) -> Settings:
     origins: dict[str, str] = {}
     values = dict(_read_file(config_file, origins).values)
     for name, text in _environment(os.environ).items():
-        values[name] = text.split(",") if _kind(name) is tuple else text
+        values[name] = text.split(",") if kind_of(name) is tuple else text
         origins[name] = f"{variable(name)}: "
     for name, value in given.items():
         if value is not None and value != ():
@@ -202,6 +219,10 @@ def default_text(name: str) -> str:
     default = Settings.model_fields[name].default
     if name == "cache_max_size":
         return f"{default // GIGABYTE}G"
+    if name == "response_cache_max_size":
+        return f"{default // MEGABYTE}M"
+    if default is None or default == "":
+        return "none"
     if isinstance(default, bool):
         return "yes" if default else "no"
     if default == ():
@@ -209,44 +230,12 @@ def default_text(name: str) -> str:
     return str(default)
 
 
-def options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Turn the fields `names`, or all, into flags of a click command, which receives None for what is not given."""
-    import click
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for name in reversed(names or tuple(Settings.model_fields)):
-            field = Settings.model_fields[name]
-            words = f"{field.description}  [{variable(name)}; default: {default_text(name)}]"
-            command = click.option(_declaration(name), name, default=None, help=words, **_click_kind(name))(command)
-        return command
-
-    return decorate
-
-
-def _kind(name: str) -> Any:
+def kind_of(name: str) -> Any:
     """bool, int, float, str, Path, tuple or Literal."""
     annotation = Settings.model_fields[name].annotation
+    if types.NoneType in typing.get_args(annotation):
+        annotation = typing.get_args(annotation)[0]
     return typing.get_origin(annotation) or annotation
-
-
-def _declaration(name: str) -> str:
-    return f"{flag(name)}/--no-{name.replace('_', '-')}" if _kind(name) is bool else flag(name)
-
-
-def _click_kind(name: str) -> dict[str, Any]:
-    """What click checks by itself; bounds are left to pydantic, so that every source has the same sentence."""
-    import click
-
-    kind = _kind(name)
-    if kind is tuple:
-        return {"multiple": True, "metavar": "NAME"}
-    if kind is bool:
-        return {}
-    if kind is int and any(isinstance(mark, BeforeValidator) for mark in Settings.model_fields[name].metadata):
-        return {"type": str, "metavar": "SIZE"}  # pydantic reads it, as it does from a file
-    if kind is Literal:
-        return {"type": click.Choice(typing.get_args(Settings.model_fields[name].annotation))}
-    return {"type": click.Path(path_type=Path) if kind is Path else kind}
 
 
 def _read_file(config_file: Path | None, origins: dict[str, str]) -> Document:

@@ -14,6 +14,9 @@ STATUS = {
     Code.NOT_FOUND: 404,
     Code.UNAVAILABLE: 503,
     Code.QUEUE_FULL: 503,
+    Code.EXHAUSTED: 429,
+    Code.UNAUTHENTICATED: 401,
+    Code.FORBIDDEN: 403,
     Code.DEADLINE: 504,
     Code.CANCELLED: 408,  # what asked has left: nobody reads it
     Code.UNSUPPORTED: 501,
@@ -41,6 +44,8 @@ def error_answer(error: ServiceError) -> tuple[int, Headers, bytes]:
     headers: Headers = [JSON]
     if isinstance(error, UnknownEncoding):
         headers.append((b"accept-encoding", b"gzip, deflate"))
+    if error.code is Code.UNAUTHENTICATED:
+        headers.append((b"www-authenticate", b"Bearer"))
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
     return STATUS[error.code], headers, error_body(str(error))

@@ -22,6 +22,9 @@ STATUS = {
     Code.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Code.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Code.QUEUE_FULL: grpc.StatusCode.UNAVAILABLE,  # the one status that KServe's client tries again
+    Code.EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Code.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    Code.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
     Code.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
     Code.CANCELLED: grpc.StatusCode.CANCELLED,
     Code.UNSUPPORTED: grpc.StatusCode.UNIMPLEMENTED,

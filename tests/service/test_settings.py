@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 
 from service.cores import available_cores, read_quota
-from service.settings import PREFIX, Settings, SettingsError, flag, load_settings, options
+from service.flags import options
+from service.settings import PREFIX, Settings, SettingsError, flag, load_settings
 from service.settings_page import configuration_page
 
 ROOT = Path(__file__).parents[2]
