@@ -25,6 +25,7 @@ from service.repository.schema import (
     TolerancePart,
     find_contradictions,
 )
+from service.repository.schema_ensemble import find_self, sort_steps
 from service.repository.schema_scheduling import freeze_ensemble, freeze_sequencing, freeze_steps
 from service.repository.versions import Every, Latest, Specific, VersionPolicy, choose_versions
 from service.validation import find_faults
@@ -140,7 +141,7 @@ def read_config(folder: Path, override: Mapping[str, Any] | None = None) -> Mode
     except ValidationError as error:
         raise _config_error(path, document, find_faults(error, ModelFile)) from error
     labels, faults = _read_labels(folder, file.outputs or ())
-    faults = [*find_contradictions(file), *faults]
+    faults = [*find_contradictions(file), *find_self(folder.name, file.ensemble), *faults]
     if faults:
         raise _config_error(path, document, faults)
     return _freeze(folder.name, file, labels)
@@ -248,7 +249,7 @@ def _freeze(name: str, file: ModelFile, labels: dict[str, tuple[str, ...]]) -> M
         version_labels={label: str(version) for label, version in file.version_labels.items()},
         response_cache=file.response_cache,
         sequencing=freeze_sequencing(file.sequence),
-        ensemble=freeze_ensemble(file.ensemble),
+        ensemble=freeze_ensemble(file.ensemble, sort_steps(file.ensemble.steps)[0] if file.ensemble else ()),
         steps=freeze_steps(file.preprocess, file.postprocess, file.generate, file.python),
     )
 

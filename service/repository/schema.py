@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from compiler.spec import BACKENDS, PRECISIONS
+from service.repository.schema_ensemble import find_flaws, find_misplaced
 from service.repository.schema_scheduling import (
     EnsemblePart,
     GeneratePart,
@@ -21,7 +22,7 @@ from service.repository.schema_scheduling import (
     PythonPart,
     SequencePart,
 )
-from service.repository.schema_tensors import Int, Part, Positive, ProgramTensorPart
+from service.repository.schema_tensors import Int, Part, Positive, TensorPart
 from service.validation import nearest
 from service.yaml_file import Location
 
@@ -115,13 +116,13 @@ class ImagePart(Part):
     color: Literal["RGB", "L"] = "RGB"
 
 
-class InputPart(ProgramTensorPart):
+class InputPart(TensorPart):
     range: tuple[Finite, Finite] | None = None
     example_shape: tuple[Annotated[Int, Field(ge=1)], ...] | None = None
     image: ImagePart | None = None
 
 
-class OutputPart(ProgramTensorPart):
+class OutputPart(TensorPart):
     labels: Annotated[str | tuple[str, ...] | None, BeforeValidator(_check_labels)] = None
 
 
@@ -205,9 +206,12 @@ def find_contradictions(file: ModelFile) -> Iterator[tuple[Location, str]]:
                 yield (where, index, "name"), f"{where} has the name '{part.name}' twice: each needs its own"
             if file.max_batch_size and part.shape[:1] != (-1,):
                 yield (where, index, "shape"), _no_batch(part.name, part.shape, file.max_batch_size)
+            if part.datatype == "BYTES" and file.ensemble is None:
+                yield (where, index, "datatype"), f"'{part.name}' is BYTES, but a program takes and gives numbers only"
     for index, part in enumerate(inputs):
         yield from ((("inputs", index, *at), sentence) for at, sentence in _input_contradictions(part, len(inputs)))
     yield from _bucket_contradictions(file)
+    yield from _ensemble_contradictions(file)
     if file.response_cache and (file.sequence is not None or file.generate is not None):
         other = "sequence" if file.sequence is not None else "generate"
         yield (
@@ -261,6 +265,14 @@ def _is_image(shape: tuple[int, ...], channels: int) -> bool:
     if len(shape) != 4 or shape[0] != -1 or -1 in shape[1:]:
         return False
     return (shape[3] if shape[3] in CHANNELS.values() else shape[1]) == channels
+
+
+def _ensemble_contradictions(file: ModelFile) -> Iterator[tuple[Location, str]]:
+    if file.ensemble is None:
+        return
+    yield from find_misplaced(file, file.batching)
+    declared = [[part.name for part in parts] if parts is not None else None for parts in (file.inputs, file.outputs)]
+    yield from find_flaws(file.ensemble.steps, *declared)
 
 
 def _bucket_contradictions(file: ModelFile) -> Iterator[tuple[Location, str]]:

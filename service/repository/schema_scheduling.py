@@ -5,6 +5,7 @@ Knows nothing of files. `schema.py` has the rest of the file, `scheduling.py` th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
@@ -91,13 +92,14 @@ def freeze_sequencing(part: SequencePart | None) -> Sequencing | None:
     )
 
 
-def freeze_ensemble(part: EnsemblePart | None) -> Ensemble | None:
+def freeze_ensemble(part: EnsemblePart | None, order: Sequence[int]) -> Ensemble | None:
+    """`order` names the steps by number, so that each finds its inputs made by those before it."""
     if part is None:
         return None
     return Ensemble(
         tuple(
             EnsembleStep(step.model, step.inputs, step.outputs, str(step.version) if step.version else "")
-            for step in part.steps
+            for step in (part.steps[number] for number in order)
         )
     )
 

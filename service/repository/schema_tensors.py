@@ -16,15 +16,11 @@ TORCH_NAMES = {"float": "FP", "int": "INT", "uint": "UINT", "bool": "BOOL", "bfl
 
 
 def _check_datatype(name: str) -> str:
-    if name in ITEM_SIZES:
+    if name in ITEM_SIZES or name == "BYTES":
         return name
     letters = name.lower().rstrip("0123456789")
     meant = TORCH_NAMES.get(letters, letters.upper()) + name[len(letters) :]
     raise ValueError(f"'{name}' is not a datatype: {nearest(meant, ITEM_SIZES)}")
-
-
-def _check_wire_datatype(name: str) -> str:
-    return name if name == "BYTES" else _check_datatype(name)
 
 
 def _check_size(size: int) -> int:
@@ -44,17 +40,9 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ProgramTensorPart(Part):
-    """A tensor of a program: numbers."""
+class TensorPart(Part):
+    """A tensor: numbers, or text as BYTES, which no program takes or gives."""
 
     name: Name
     datatype: Datatype
-    shape: tuple[Size, ...]
-
-
-class TensorPart(Part):
-    """A tensor of a client: numbers, or text as BYTES."""
-
-    name: Name
-    datatype: Annotated[str, AfterValidator(_check_wire_datatype)]
     shape: tuple[Size, ...]

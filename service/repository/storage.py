@@ -23,6 +23,7 @@ from service.validation import nearest
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # safe in a URL, a path, a metric's label
 ARTIFACTS_NAME = "artifacts"  # compiled elsewhere and shipped with the model
+ENSEMBLE_VERSION = "1"  # of an ensemble that has no folders of versions, as it needs none
 NOT_MODELS = {"lost+found"}  # every ext4 volume has it at its root
 
 
@@ -43,7 +44,9 @@ class FoundModel:
 
 
 def scan(repository: Path, only: Sequence[str] = ()) -> tuple[FoundModel, ...]:
-    """Every model in `repository` by name, or `only` those. A broken model is found with its error, beside the others.
+    """Every model in `repository` by name, or `only` those and what they call as ensembles.
+
+    A broken model is found with its error, beside the others.
 
     Folders whose names begin with "." or "_" are not models. Raises RepositoryError.
     """
@@ -52,7 +55,21 @@ def scan(repository: Path, only: Sequence[str] = ()) -> tuple[FoundModel, ...]:
         if name not in folders:
             remedy = nearest(name, sorted(folders)) if folders else "there are none"
             raise RepositoryError(f"the model repository {repository} has no model '{name}': {remedy}")
-    return tuple(_find(repository, folders[name]) for name in sorted(set(only) or folders))
+    models: dict[str, FoundModel] = {}
+    left = list(only or folders)
+    while left:
+        name = left.pop()
+        if name in folders and name not in models:
+            models[name] = _find(repository, folders[name])
+            left.extend(members(models[name]))
+    return tuple(models[name] for name in sorted(models))
+
+
+def members(found: FoundModel) -> tuple[str, ...]:
+    """The models that an ensemble calls; none for others."""
+    if found.config is None or found.config.ensemble is None:
+        return ()
+    return tuple(dict.fromkeys(step.model for step in found.config.ensemble.steps))
 
 
 def find(repository: Path, name: str, override: Mapping[str, Any], *, is_upload: bool = False) -> FoundModel | None:
@@ -101,11 +118,15 @@ def _find(repository: Path, folder: Path, override: Mapping[str, Any] | None = N
         _check_inside(repository, folder)
         names = [path.name for path in folder.iterdir() if path.is_dir()]
         versions = choose_versions(Latest(), names)  # shown as broken where model.yaml cannot say more
+        if not versions and _is_ensemble(folder, override):
+            names = [ENSEMBLE_VERSION]
         _check_versions(folder, names)
         for path in _links(folder):
             _check_inside(repository, path)
         config = read_config(folder, override)
         _check_policy(folder, config, names)
+        if config.ensemble is not None:
+            _check_empty(folder, names)
     except ConfigError as error:
         return FoundModel(folder.name, folder, None, versions, str(error))
     except OSError as error:
@@ -146,6 +167,23 @@ def _check_versions(folder: Path, names: list[str]) -> None:
     wrong = [name for name in names if name.lstrip("0vV").isdigit()]
     hint = f" ('{wrong[0]}' is not a version: versions are 1, 2, 3, ... )" if wrong else ""
     raise ConfigError(f"{folder} has no version{hint}: put the model's files into {folder / '1'}")
+
+
+def _is_ensemble(folder: Path, override: Mapping[str, Any] | None) -> bool:
+    is_described = bool(override) or (folder / CONFIG_NAME).is_file()
+    return is_described and read_config(folder, override).ensemble is not None
+
+
+def _check_empty(folder: Path, names: list[str]) -> None:
+    """An ensemble may have folders of versions, as other servers want them, but nothing is in them."""
+    for version in find_versions(names):
+        place = folder / version
+        found = sorted(path.name for path in place.iterdir() if path.name[0] != ".") if place.is_dir() else []
+        if found:
+            raise ConfigError(
+                f"{place / found[0]} is of no use: {folder / CONFIG_NAME} says that this is an ensemble, which has no "
+                "program of its own: remove the file, or `ensemble`"
+            )
 
 
 def _check_policy(folder: Path, config: ModelConfig, names: list[str]) -> None:
