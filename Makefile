@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 MODELS ?= models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint types format bench protos docs clean
+.PHONY: help setup serve test lint types format bench protos lock docs clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,11 @@ protos:  ## Generate the gRPC stubs (with old tools: newer runtimes take older s
 	$(PYTHON) -m venv build/protos
 	build/protos/bin/pip install --quiet 'grpcio-tools==1.68.0' 'setuptools<80'
 	build/protos/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/inference.proto
+
+lock: $(VENV)/.dev  ## Write the locks of the images anew (PIP_EXTRA_INDEX_URL names where PyTorch for the CPU is)
+	for target in cpu gpu; do \
+	  $(BIN)/python -m deploy.container.lock $$target > build.lock && mv build.lock deploy/container/requirements-$$target.txt || exit 1; \
+	done
 
 docs: $(VENV)/.dev  ## Generate docs/configuration.md from the settings
 	$(BIN)/python -m service.settings_page > docs/configuration.md

@@ -24,9 +24,7 @@ HEADER = "# Written by `make lock`: change pyproject.toml or deploy/container/lo
 # installed, so that pip cannot resolve them on a machine without its index; they name each other's versions exactly.
 GPU_TORCH = "torch==2.11.*"
 TORCH_TENSORRT = {"torch-tensorrt": "2.11.0"}
-TENSORRT = dict.fromkeys(
-    ("tensorrt", "tensorrt-cu13", "tensorrt-cu13-bindings", "tensorrt-cu13-libs"), "10.15.1.29"
-)
+TENSORRT = dict.fromkeys(("tensorrt", "tensorrt-cu13", "tensorrt-cu13-bindings", "tensorrt-cu13-libs"), "10.15.1.29")
 TORCH_TENSORRT_NEEDS = ("packaging>=23", "dllist", "psutil")
 GPU_PYTHON = "3.12"  # of Ubuntu 24.04, on which the image is built
 PLATFORMS = ("linux_x86_64", "manylinux2014_x86_64", *(f"manylinux_2_{minor}_x86_64" for minor in range(5, 39)))
