@@ -17,7 +17,7 @@ MAX_REASON_BYTES = 2048
 
 
 def why_not(question: Literal["live", "ready"], address: tuple[str, int], *, tls: bool, timeout_s: float) -> str:
-    """"" where the server says yes within `timeout_s`, else what it said, or why it said nothing."""
+    """ "" where the server says yes within `timeout_s`, else what it said, or why it said nothing."""
     host, port = ANY_ADDRESS.get(address[0], address[0]), address[1]
     try:
         connection = _connect(host, port, tls, timeout_s)
