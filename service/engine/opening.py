@@ -14,6 +14,8 @@ from msgspec import structs
 
 from compiler import backends
 from compiler.manifest import Manifest, read_manifest
+from service.engine.ensemble import ServedEnsemble
+from service.engine.holdings import Holdings
 from service.engine.messages import Load
 from service.engine.models import ServedModel
 from service.engine.served import BatchCounter, Lookup, Served
@@ -26,17 +28,24 @@ log = logging.getLogger("torchere.engine")
 
 @dataclass(frozen=True, slots=True)
 class Facilities:
-    """What an engine lends to what it serves. `lookup` finds, whenever it is asked, what is loaded at that time."""
+    """What an engine lends to what it serves. `holdings` tell, whenever they are asked, what is loaded at that time."""
 
     device: Device
     counter: Callable[[str, str], BatchCounter]  # of a version, by name and number
-    lookup: Lookup
+    holdings: Holdings
+
+    @property
+    def lookup(self) -> Lookup:
+        """The highest version of a model and its newest contract, for those who call models by name."""
+        return self.holdings.lookup
 
 
 def open_served(order: Load, facilities: Facilities) -> Served:
     """What serves this version, warmed up but not started. Raises whatever the artifact raises."""
     entry = order.entry
     counter = facilities.counter(entry.name, entry.version)
+    if entry.ensemble is not None:
+        return ServedEnsemble(entry, facilities.holdings.find, counter)
     inside, runners = _open_artifact(order, facilities.device)
     return ServedModel(inside, runners, facilities.device, counter)
 
@@ -44,6 +53,8 @@ def open_served(order: Load, facilities: Facilities) -> Served:
 def renew(served: Served, order: Load, facilities: Facilities) -> None:
     """Put a new artifact in place of the one before, under the same contract. Where that fails, nothing changes."""
     match served:
+        case ServedEnsemble():
+            pass  # other steps are another contract
         case ServedModel():
             _, runners = _open_artifact(order, facilities.device)
             served.replace_runners(runners)

@@ -17,6 +17,7 @@ import threading
 import time
 from pathlib import Path
 
+from service.engine.holdings import Holdings
 from service.engine.link import BlockingLink, inherited_socket
 from service.engine.listener import DataConnection, Listener
 from service.engine.messages import (
@@ -60,13 +61,13 @@ class Engine:
         self._tally = tally
         self._arrival_s = arrival_s
         self._link = link
-        self._models: dict[tuple[str, str, int], Served] = {}  # by name, version and contract
-        self._facilities = Facilities(self._device, self._counter, self.lookup)
+        self._holdings = Holdings()
+        self._facilities = Facilities(self._device, self._counter, self._holdings)
         self._orders: queue.Queue[Load | Unload] = queue.Queue()
         threading.Thread(target=self._load_all, name="loader", daemon=True).start()
 
     def __repr__(self) -> str:
-        return f"<Engine {self._device!r} {list(self._models.values())!r}>"
+        return f"<Engine {self._device!r} {self._holdings!r}>"
 
     def order(self, message: Load | Unload) -> None:
         """Queue the parent's word; it is answered with Loaded, LoadFailed or Unloaded."""
@@ -76,30 +77,28 @@ class Engine:
         """One message of a frontend."""
         match message:
             case Infer():
-                model = self._models.get((message.model, message.version, message.contract))
+                model = self._holdings.get(message.model, message.version, message.contract)
                 if model is None:
                     reason = f"model '{message.model}' version {message.version} is not loaded in this engine"
                     connection.send([(Failure(message.id, Code.UNAVAILABLE, reason), ())])
                     return
                 model.submit(Pending(message, split(body, message.sizes), connection), time.monotonic())
             case Cancel():
-                for model in list(self._models.values()):
+                for model in self._holdings.all():
                     model.cancel(connection, message.id)
 
     def forget(self, connection: DataConnection) -> None:
         """A frontend is gone: nothing of it needs to run."""
-        for model in list(self._models.values()):
+        for model in self._holdings.all():
             model.forget(connection)
 
     def lookup(self, name: str, version: str = "") -> Served | None:
         """What is loaded under this name, the highest version where none is named, by its newest contract."""
-        keys = [key for key in list(self._models) if key[0] == name and version in ("", key[1])]
-        newest = max(keys, key=lambda key: (int(key[1]), key[2]), default=None)
-        return self._models.get(newest) if newest is not None else None
+        return self._holdings.lookup(name, version)
 
     def close(self) -> None:
         """Answer everything that waits; what was loaded last comes first, for it may call what was there before."""
-        for model in reversed(list(self._models.values())):
+        for model in reversed(self._holdings.all()):
             model.close()
 
     def _counter(self, name: str, version: str) -> BatchCounter:
@@ -117,15 +116,14 @@ class Engine:
     def _load(self, order: Load) -> None:
         """Load beside what serves and let it serve. Where that fails, what served before serves on."""
         entry, started = order.entry, time.monotonic()
-        key = entry.name, entry.version, entry.contract
         try:
-            served = self._models.get(key)
+            served = self._holdings.get(entry.name, entry.version, entry.contract)
             if served is not None:
                 renew(served, order, self._facilities)
             else:
                 served = open_served(order, self._facilities)
                 served.start(on_broken=_leave)
-                self._models[key] = served
+                self._holdings.put(served)
         except Exception as error:
             log.exception("model %s version %s could not be loaded", entry.name, entry.version)
             reason = f"{type(error).__name__}: {error}"
@@ -136,10 +134,8 @@ class Engine:
     def _unload(self, order: Unload) -> None:
         """Let go of a version once what was sent to it has been answered."""
         time.sleep(self._arrival_s)
-        for key in [
-            key for key in list(self._models) if key[:2] == (order.name, order.version) and key[2] != order.keep
-        ]:
-            self._models.pop(key).close()
+        for served in self._holdings.take(order.name, order.version, order.keep):
+            served.close()
         gc.collect()
         self._device.release()
         self._link.send(Unloaded(order.name, order.version))
