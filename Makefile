@@ -33,6 +33,11 @@ serve: $(VENV)/.serve  ## Set up, then serve the demo models on 127.0.0.1:8000 (
 test: $(VENV)/.dev  ## Set up, then run the tests
 	$(BIN)/python -m pytest
 
+build/clients/.installed: tests/e2e/foreign/install.sh tests/e2e/foreign/kserve.txt | $(VENV)/.dev
+	PYTHON=$(BIN)/python tests/e2e/foreign/install.sh build/clients
+
+clients: build/clients/.installed  ## Fetch the clients of others that tests drive; without them these tests are skipped
+
 lint: $(VENV)/.dev  ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
