@@ -30,11 +30,14 @@ from service.parent import ParentLink
 from service.plane import Plane
 from service.ports import HTTP_SOCKET_VARIABLE
 from service.repository.catalog import Catalog
+from service.response_cache import ResponseCache
 from service.rest.app import create_app
 from service.rest.protocol import lane_protocol
-from service.rpc.server import RpcServer, start_rpc
+from service.rpc.server import RpcOptions, RpcServer, start_rpc
+from service.security import Guard, TokenFileError, make_guard
 from service.settings import Settings
 from service.statistics import METRICS_VARIABLE, RequestTotals, Tally, read_totals
+from service.tls import Tls, TlsError, make_tls
 
 log = logging.getLogger("torchere.frontend")
 
@@ -141,21 +144,24 @@ class Frontend:
         self._control.extensions.is_explicit = settings.model_control_mode == "explicit"
         self._control.extensions.runtime_directory = Path(configure.runtime_directory)
         self._control.has_shared_memory = settings.shared_memory == "system"
+        if settings.response_cache_max_size:
+            self._plane.cache = ResponseCache(settings.response_cache_max_size)
+            self._plane.follow(self._plane.catalog)
+        self._plane.says_exhausted = settings.queue_full_status == "exhausted"
         http_socket = socket.socket(fileno=int(os.environ[HTTP_SOCKET_VARIABLE]))
         try:
+            guard = make_guard(settings.token_file, settings.restricted_api)
+            app = create_app(self._plane, self._control, settings, guard)
+            tls = make_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
             self._rpc = await start_rpc(
-                self._plane,
-                self._control,
-                host=settings.host,
-                port=settings.grpc_port,
-                max_message_bytes=settings.max_body_bytes,
-                reuse_port=settings.frontends > 1,
+                self._plane, self._control, settings.host, settings.grpc_port, _rpc_options(settings, tls, guard)
             )
+        except (TlsError, TokenFileError) as error:
+            return StartFailed(str(error))  # the files have changed since the parent tried them
         except OSError as error:
             return StartFailed(
                 f"gRPC on {settings.host}:{settings.grpc_port}: {error}: choose another with --grpc-port"
             )
-        app = create_app(self._plane, self._control, settings)
         config = uvicorn.Config(
             app,
             # uvicorn writes the access log on the way of ASGI only.
@@ -167,6 +173,7 @@ class Frontend:
             server_header=False,
             proxy_headers=False,  # nothing here asks for the client's address
             timeout_keep_alive=75,  # longer than the usual 60 s of a load balancer, which must be the one to close
+            **(tls.uvicorn_options() if tls is not None else {}),
         )
         self._http = HttpServer(config)
         self._http_task = asyncio.create_task(self._http.serve(sockets=[http_socket]))
@@ -186,6 +193,10 @@ class Frontend:
         self._rpc.set_serving(False)
         self._http.should_exit = True
         await asyncio.gather(self._rpc.stop(self._drain_timeout_s), self._http_task)
+
+
+def _rpc_options(settings: Settings, tls: Tls | None, guard: Guard | None) -> RpcOptions:
+    return RpcOptions(settings.max_body_bytes, settings.frontends > 1, tls, guard, settings.restricted_status)
 
 
 def main() -> None:

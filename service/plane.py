@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from service.checks import check_inputs, check_outputs
 from service.classify import classify
 from service.engine.messages import Infer, Result
-from service.errors import Code, ServiceError, Unavailable
+from service.errors import Code, Exhausted, ServiceError, Unavailable
 from service.repository.catalog import Catalog, Entry
 from service.response_cache import ResponseCache, digest_inputs
 from service.shared_memory import Regions, write_outputs
@@ -54,6 +54,7 @@ class Plane:
         self.cache: ResponseCache | None = None
         self.regions = Regions()
         self.is_draining = False
+        self.says_exhausted = False  # of a full queue, in place of unavailable
         self.in_flight = 0
         self._is_idle = asyncio.Event()
         self._engines = engines
@@ -104,6 +105,8 @@ class Plane:
             return response
         except ServiceError as error:
             outcome = OUTCOMES.get(error.code, "failed")
+            if self.says_exhausted and error.code is Code.QUEUE_FULL:
+                raise Exhausted(str(error)) from error
             raise
         except asyncio.CancelledError:
             outcome = "cancelled"

@@ -75,7 +75,7 @@ class TokenFileError(ValueError):
 
 def digest_of(token: str) -> bytes:
     """What the file holds in place of the token: whoever reads it has none."""
-    return hashlib.sha256(token.encode()).digest()
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
 def token_line(token: str, scopes: Sequence[str]) -> str:
@@ -181,9 +181,13 @@ class Guard:
 
     def check(self, operation: Operation, header: Header) -> None:
         """Let it pass, or raise Unauthenticated or Forbidden. `header("authorization")` is that of the call."""
-        if self._tokens is not None and operation.scope is not None:
-            self._check_token(operation.scope, header("authorization"))
+        self.check_token(operation, header)
         self.check_restrictions(operation, header)
+
+    def check_token(self, operation: Operation, header: Header) -> None:
+        """Raises Unauthenticated, or Forbidden where the token's scopes do not suffice."""
+        if self._tokens is not None and operation.scope is not None:
+            _check_bearer(self._tokens.tokens, operation.scope, header("authorization"))
 
     def check_restrictions(self, operation: Operation, header: Header) -> None:
         """Raises Forbidden where the group is closed to this call."""
@@ -195,18 +199,18 @@ class Guard:
             if not hmac.compare_digest((header(each.header) or "").encode(), each.value.encode()):
                 raise Forbidden(f"This API is restricted, expecting header '{each.header}'")
 
-    def _check_token(self, scope: str, authorization: str | None) -> None:
-        if authorization is None:
-            raise Unauthenticated("a token is missing: send the header Authorization: Bearer TOKEN")
-        if authorization[: len(BEARER)].lower() != BEARER:
-            raise Unauthenticated("the header Authorization must be Bearer and a token")
-        assert self._tokens is not None, "asked only where there are tokens"
-        found = _find(self._tokens.tokens, digest_of(authorization[len(BEARER) :].strip()))
-        if found is None:
-            raise Unauthenticated("the token is not known to this server: ask its operator for another")
-        if scope not in found:
-            own = ", ".join(sorted(found))
-            raise Forbidden(f"the token lacks the scope '{scope}' that this needs: it has {own}")
+
+def _check_bearer(tokens: Sequence[Token], scope: str, authorization: str | None) -> None:
+    if authorization is None:
+        raise Unauthenticated("a token is missing: send the header Authorization: Bearer TOKEN")
+    if authorization[: len(BEARER)].lower() != BEARER:
+        raise Unauthenticated("the header Authorization must be Bearer and a token")
+    found = _find(tokens, digest_of(authorization[len(BEARER) :].strip()))
+    if found is None:
+        raise Unauthenticated("the token is not known to this server: ask its operator for another")
+    if scope not in found:
+        own = ", ".join(sorted(found))
+        raise Forbidden(f"the token lacks the scope '{scope}' that this needs: it has {own}")
 
 
 def _find(tokens: Sequence[Token], digest: bytes) -> frozenset[str] | None:

@@ -42,11 +42,12 @@ from service.loading import Loader
 from service.model_control import ModelControl
 from service.observe.logs import follow_log_settings, log_settings_of
 from service.observe.metrics import RESTARTS
+from service.observe.sidecar import arguments_of
 from service.ports import HTTP_SOCKET_VARIABLE
 from service.registrar import Registrar
 from service.repository.catalog import Catalog
 from service.settings import Settings
-from service.startup import StartupError, bind, check_devices
+from service.startup import StartupError, bind, check_access, check_devices
 
 log = logging.getLogger("torchere.parent")
 
@@ -104,6 +105,7 @@ class Server:
             self._settings, loader, self._deployment, self._registrar.everyone_follows, self._runtime_directory
         )
         try:
+            check_access(self._settings)
             sockets, self._settings = bind(self._settings)
             check_devices(self._devices)
             loader.start(self._models.wanted_at_start)
@@ -126,19 +128,11 @@ class Server:
         return 0
 
     def _start_children(self, sockets: list[socket.socket]) -> None:
-        settings = self._settings
         self._sidecar = self._child(
             Program(
                 "sidecar",
                 "service.observe.sidecar",
-                (
-                    "--directory",
-                    str(self._metrics_directory),
-                    "--host",
-                    settings.host,
-                    "--port",
-                    str(settings.metrics_port),
-                ),
+                _sidecar_arguments(self._settings, self._metrics_directory),
             ),
             lambda: [],
             lambda message: self._heard("metrics", message),
@@ -283,6 +277,12 @@ class Server:
         await asyncio.gather(*(child.leave(timeout_s) for child in self._engines))
         assert self._sidecar is not None, "started with the others"
         await self._sidecar.leave(LEAVE_MARGIN_S)
+
+
+def _sidecar_arguments(settings: Settings, directory: Path) -> tuple[str, ...]:
+    names = ("tls_certificate", "tls_key", "tls_client_ca") if settings.metrics_tls else ()
+    files = {name: getattr(settings, name) for name in (*names, "token_file")}
+    return arguments_of(directory, settings.host, settings.metrics_port, **files)
 
 
 async def serve(settings: Settings, metrics_directory: Path, on_settled: Callable[[Server], None]) -> int:

@@ -1,4 +1,4 @@
-"""What must hold before anything starts: devices that are alike, and ports that are free.
+"""What must hold before anything starts: devices that are alike, ports that are free, certificates that are sound.
 
 `serve.py` asks first thing; each failure is a sentence that says which setting to change.
 """
@@ -13,7 +13,9 @@ import msgspec
 from compiler.errors import CompileError
 from compiler.target import detect_target
 from service.ports import listening_sockets, probe_port
+from service.security import TokenFile, TokenFileError
 from service.settings import Settings
+from service.tls import TlsError, check_tls, make_tls
 
 
 class StartupError(Exception):
@@ -29,6 +31,20 @@ def check_devices(devices: Sequence[str]) -> None:
     if len(targets) > 1:
         names = ", ".join(sorted(target.name for target in targets))
         raise StartupError(f"the GPUs of this machine differ ({names}): choose one with --device cuda:0")
+
+
+def check_access(settings: Settings) -> None:
+    """Certificates and tokens are there and can be used. Raises StartupError."""
+    try:
+        tls = make_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+        if tls is not None:
+            check_tls(tls)
+        elif settings.metrics_tls:
+            raise TlsError("metrics_tls needs tls_certificate and tls_key: give them too")
+        if settings.token_file is not None:
+            TokenFile(settings.token_file)
+    except (TlsError, TokenFileError) as error:
+        raise StartupError(str(error)) from error
 
 
 def bind(settings: Settings) -> tuple[list[socket.socket], Settings]:

@@ -39,6 +39,8 @@ CODES = {
     grpc.StatusCode.UNIMPLEMENTED: Code.UNSUPPORTED,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Code.TOO_LARGE,
     grpc.StatusCode.ALREADY_EXISTS: Code.EXISTS,
+    grpc.StatusCode.UNAUTHENTICATED: Code.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED: Code.FORBIDDEN,
 }  # any other status: Code.FAILED
 DATATYPES = {dtype: datatype for datatype, dtype in NUMPY_TYPES.items()}
 READY_TIMEOUT_S = 5.0  # a server that takes longer to say so is not ready

@@ -17,37 +17,56 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from service.control import Control
-from service.errors import ServiceError
+from service.errors import NotFound, ServiceError
 from service.plane import Plane
 from service.rest import models, v2, v2_admin
 from service.rest.body import Receive, limit_body
 from service.rest.errors import error_answer, error_body
-from service.rest.infer import InferLane, Send
+from service.rest.infer import InferLane, Send, header_of, send_answer
 from service.rest.openapi import describe_models
+from service.rest.operations import operation_of
 from service.rest.routes import parse_route
+from service.security import Guard
 from service.settings import Settings
 
 log = logging.getLogger("torchere.frontend")
 
 
 class App:
-    """An ASGI application."""
+    """An ASGI application. Every path begins with `prefix`; `guard` is asked before anything is read."""
 
-    def __init__(self, lane: InferLane, pages: FastAPI) -> None:
+    def __init__(self, lane: InferLane, pages: FastAPI, prefix: str = "", guard: Guard | None = None) -> None:
         self.lane = lane
         self._pages = pages
+        self._prefix = prefix
+        self._guard = guard
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            route = parse_route(scope["path"])
-            if route is not None:
-                await self.lane(scope, receive, send, route)
+        if scope["type"] != "http":
+            await self._pages(scope, receive, send)
+            return
+        path = scope["path"]
+        if self._prefix:
+            if not path.startswith(f"{self._prefix}/"):
+                sentence = f"there is no {path[:200]} here: every path of this server begins with {self._prefix}"
+                await send_answer(send, *self.lane.refusal(NotFound(sentence)))
                 return
-            receive = limit_body(receive, self.lane.limits.body_bytes)
-        await self._pages(scope, receive, send)
+            path = path.removeprefix(self._prefix)
+            scope = {**scope, "root_path": self._prefix}
+        try:
+            if self._guard is not None:
+                self._guard.check(operation_of(scope["method"], path), header_of(dict(scope["headers"])))
+        except ServiceError as error:
+            await send_answer(send, *self.lane.refusal(error))
+            return
+        route = parse_route(path)
+        if route is not None:
+            await self.lane(scope, receive, send, route)
+        else:
+            await self._pages(scope, limit_body(receive, self.lane.limits.body_bytes), send)
 
 
-def create_app(plane: Plane, control: Control, settings: Settings) -> App:
+def create_app(plane: Plane, control: Control, settings: Settings, guard: Guard | None = None) -> App:
     """The application of one frontend."""
     pages = FastAPI(
         title="torchere",
@@ -65,17 +84,19 @@ def create_app(plane: Plane, control: Control, settings: Settings) -> App:
     pages.add_exception_handler(ServiceError, _service_error)
     pages.add_exception_handler(Exception, _unexpected_error)
     describe_models(pages, control)
-    return App(InferLane(plane, settings.limits), pages)
+    prefix = settings.http_prefix
+    return App(InferLane(plane, settings.limits, prefix, guard), pages, prefix, guard)
 
 
 async def _http_error(routes: list[Route], request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "registered for it"
     detail, headers = error.detail, {name.lower(): value for name, value in (error.headers or {}).items()}
     method, path = request.method[:20], request.url.path[:200]
+    prefix = request.scope.get("root_path", "")
     if error.status_code == 404:
-        detail = f"there is no {method} {path} here: /docs lists the routes"
+        detail = f"there is no {method} {path} here: {prefix}/docs lists the routes"
     if error.status_code == 405:
-        headers["allow"] = _allowed(routes, request.url.path) or headers.get("allow", "")
+        headers["allow"] = _allowed(routes, request.url.path.removeprefix(prefix)) or headers.get("allow", "")
         detail = f"{method} is not allowed for {path}: use {headers['allow']}"
     return Response(error_body(detail), error.status_code, headers, "application/json")
 

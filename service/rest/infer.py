@@ -22,11 +22,13 @@ from service.rest.body import Receive, choose_encoding, compress, read_body, unp
 from service.rest.codec import encode_infer, parse_infer
 from service.rest.doors import Answer, Content, Translated
 from service.rest.errors import JSON, Headers, error_answer, error_body
+from service.rest.operations import INFERENCE
 from service.rest.raw import read_one_row
 from service.rest.routes import Route
 from service.rest.tf_serving import Predict
 from service.rest.torch_serve import Predictions
 from service.rest.v1 import V1
+from service.security import Guard, Header
 from service.tensors import Buffer, InferRequest, InferResponse
 from service.timing import ASK, is_wanted, server_timing
 
@@ -51,8 +53,10 @@ class Asked(msgspec.Struct, frozen=True):
 class InferLane:
     """`await lane.answer(asked)`: status, headers and body of one request whose path is a Route."""
 
-    def __init__(self, plane: Plane, limits: Limits) -> None:
+    def __init__(self, plane: Plane, limits: Limits, prefix: str = "", guard: Guard | None = None) -> None:
         self.limits = limits
+        self.prefix = prefix.encode()  # of every path
+        self._guard = guard
         self._plane = plane
         self._v1 = V1(plane)
         self._predict = Predict(plane)
@@ -76,7 +80,17 @@ class InferLane:
                 answer = await self.answer(Asked(route, scope["query_string"], headers, body, arrived))
         except ServiceError as error:
             answer = self.refusal(error)
-        await _send(send, *answer)
+        await send_answer(send, *answer)
+
+    def admits(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether a request with these headers may ask for inference; where not, the way of ASGI says why."""
+        if self._guard is None:
+            return True
+        try:
+            self._guard.check(INFERENCE, header_of(headers))
+        except ServiceError:
+            return False
+        return True
 
     async def answer(self, asked: Asked) -> Answer:
         """Never raises: every failure has its status and its sentence."""
@@ -151,6 +165,16 @@ class InferLane:
         return server_timing(response.phases_ns, seconds, response.batch, response.bucket, backend)
 
 
+def header_of(headers: dict[bytes, bytes]) -> Header:
+    """As the guard asks for a header."""
+
+    def header(name: str) -> str | None:
+        value = headers.get(name.encode())
+        return None if value is None else value.decode("latin-1")
+
+    return header
+
+
 def _encode_v2(response: InferResponse, binary: dict[str, bool], binary_default: bool) -> Answer:
     text, blobs = encode_infer(response, binary, binary_default)
     if not blobs:
@@ -168,7 +192,7 @@ async def _packed(answer: Answer, accepted: bytes) -> Answer:
     return status, [*headers, (b"content-encoding", encoding)], await compress(blobs, encoding)
 
 
-async def _send(send: Send, status: int, headers: Headers, blobs: Sequence[Buffer]) -> None:
+async def send_answer(send: Send, status: int, headers: Headers, blobs: Sequence[Buffer]) -> None:
     """One body, whole: joining costs a copy, but a second write costs more for all but the largest answers."""
     body = bytes(blobs[0]) if len(blobs) == 1 else b"".join(blobs)
     headers.append((b"content-length", str(len(body)).encode()))

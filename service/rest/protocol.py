@@ -176,7 +176,9 @@ class LaneProtocol(HttpToolsProtocol):
         path, _, query = self.url.partition(b"?")
         if self.parser.get_method() != b"POST":
             return None
-        route = find_route(path)
+        if not path.startswith(self.lane.prefix):
+            return None
+        route = find_route(path[len(self.lane.prefix) :] if self.lane.prefix else path)
         if route is None:
             return None
         if self.parser.get_http_version() != "1.1" or self.parser.should_upgrade() or self.expect_100_continue:
@@ -185,6 +187,8 @@ class LaneProtocol(HttpToolsProtocol):
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.lane.limits.body_bytes:
             return None  # refused before it is read, by the way of ASGI
+        if not self.lane.admits(headers):
+            return None
         return LaneCycle(route, query, headers, self.parser.should_keep_alive())
 
     async def _answer(self, cycle: LaneCycle) -> None:

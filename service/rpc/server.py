@@ -10,17 +10,35 @@ Knows nothing of messages: `servicer.py` answers inference calls, `health.py` pr
 from __future__ import annotations
 
 import asyncio
+from typing import Literal
 
 import grpc
+import msgspec
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from protos import inference_pb2_grpc
 from service.control import Control
+from service.rpc.guard import GuardInterceptor
 from service.rpc.health import SERVICE, Health
 from service.rpc.servicer import Inference, Servicer
+from service.security import Guard
+from service.tls import Tls
 
 MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC holds the limit in a signed 32 bit integer, and protobuf stops at 2 GiB too
+
+
+class RpcOptions(msgspec.Struct, frozen=True):
+    """How to listen. `reuse_port` lets several processes share the port.
+
+    Requests above `max_message_bytes` are refused with RESOURCE_EXHAUSTED. `restricted_status`: see `guard.py`.
+    """
+
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    reuse_port: bool = False
+    tls: Tls | None = None
+    guard: Guard | None = None
+    restricted_status: Literal["forbidden", "unavailable"] = "forbidden"
 
 
 class RpcServer:
@@ -47,49 +65,61 @@ class RpcServer:
 
 
 async def start_rpc(
-    plane: Inference,
-    control: Control,
-    host: str,
-    port: int,
-    *,
-    max_message_bytes: int = MAX_MESSAGE_BYTES,
-    reuse_port: bool = False,
+    plane: Inference, control: Control, host: str, port: int, options: RpcOptions | None = None
 ) -> RpcServer:
     """Listen on `host`:`port` (0 picks a free port, see `.port`) and answer calls until stopped.
 
-    `reuse_port` lets several processes share the port. Requests above `max_message_bytes` are refused with
-    RESOURCE_EXHAUSTED. Raises OSError where the address cannot be bound.
+    Raises OSError where the address cannot be bound.
     """
-    server = grpc.aio.server(options=_options(min(max_message_bytes, MAX_MESSAGE_BYTES), reuse_port))
+    options = options or RpcOptions()
+    server = grpc.aio.server(interceptors=_interceptors(options), options=_channel_options(options))
     stopping = asyncio.Event()
     health = Health(lambda: control.is_ready)
     servicer = Servicer(plane, control, stopping)
     inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection((SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
-    bound = _bind(server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    bound = _bind(server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", options.tls)
     await server.start()
     return RpcServer(server, health, stopping, bound)
 
 
-def _options(max_message_bytes: int, reuse_port: bool) -> list[tuple[str, int]]:
+def _interceptors(options: RpcOptions) -> list[GuardInterceptor]:
+    """None where nothing is guarded, for an interceptor costs every call."""
+    if options.guard is None:
+        return []
+    is_forbidden = options.restricted_status == "forbidden"
+    status = grpc.StatusCode.PERMISSION_DENIED if is_forbidden else grpc.StatusCode.UNAVAILABLE
+    return [GuardInterceptor(options.guard, status)]
+
+
+def _channel_options(options: RpcOptions) -> list[tuple[str, int]]:
     return [
-        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", min(options.max_message_bytes, MAX_MESSAGE_BYTES)),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),  # an answer is as large as the model makes it
         # On by default, and then two servers would share a port unawares.
-        ("grpc.so_reuseport", int(reuse_port)),
+        ("grpc.so_reuseport", int(options.reuse_port)),
         # A client that keeps its idle connection alive with pings is not cut off for it.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_ping_strikes", 0),
     ]
 
 
-def _bind(server: grpc.aio.Server, address: str) -> int:
+def _bind(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:
     sentence = f"cannot listen on {address}: the address is in use, unknown or not permitted"
     try:
-        port = server.add_insecure_port(address)
+        port = server.add_secure_port(address, _credentials(tls)) if tls else server.add_insecure_port(address)
     except RuntimeError as error:  # how gRPC tells that it cannot bind
         raise OSError(sentence) from error
     if not port:  # how it told so before
         raise OSError(sentence)
     return port
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    authority = tls.client_authority
+    return grpc.ssl_server_credentials(
+        [(tls.key.read_bytes(), tls.certificate.read_bytes())],
+        root_certificates=authority.read_bytes() if authority is not None else None,
+        require_client_auth=authority is not None,
+    )

@@ -18,7 +18,7 @@ from service.control import Control
 from service.errors import ServiceError
 from service.plane import Plane
 from service.repository.catalog import Catalog
-from service.rpc.server import RpcServer, start_rpc
+from service.rpc.server import RpcOptions, RpcServer, start_rpc
 from service.shared_memory import Regions
 from service.tensors import InferRequest, InferResponse, Tensor
 from tests.fakes import FakeCounter, FakeEngines, ParentInProcess, catalog, entry
@@ -80,7 +80,7 @@ async def serving(
     plane: Any, control: Control | None = None, **options: Any
 ) -> AsyncIterator[tuple[RpcServer, GRPCInferenceServiceStub, Any]]:
     """(server, stub, channel) on a free port of the loopback."""
-    server = await start_rpc(plane, control or control_of(plane), "127.0.0.1", 0, **options)
+    server = await start_rpc(plane, control or control_of(plane), "127.0.0.1", 0, RpcOptions(**options))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         yield server, GRPCInferenceServiceStub(channel), channel  # type: ignore[no-untyped-call]
     await server.stop(0)

@@ -20,6 +20,9 @@ EXPECTED = {
     Code.NOT_FOUND: "NOT_FOUND",
     Code.UNAVAILABLE: "UNAVAILABLE",
     Code.QUEUE_FULL: "UNAVAILABLE",
+    Code.EXHAUSTED: "RESOURCE_EXHAUSTED",
+    Code.UNAUTHENTICATED: "UNAUTHENTICATED",
+    Code.FORBIDDEN: "PERMISSION_DENIED",
     Code.DEADLINE: "DEADLINE_EXCEEDED",
     Code.CANCELLED: "CANCELLED",
     Code.UNSUPPORTED: "UNIMPLEMENTED",
@@ -53,7 +56,10 @@ def test_every_code_has_its_status() -> None:
 
 def test_our_client_turns_statuses_back_into_the_same_codes() -> None:
     back = {code: CODES.get(status, Code.FAILED) for code, status in STATUS.items()}
-    assert {code: found for code, found in back.items() if code is not found} == {Code.QUEUE_FULL: Code.UNAVAILABLE}
+    assert {code: found for code, found in back.items() if code is not found} == {
+        Code.QUEUE_FULL: Code.UNAVAILABLE,
+        Code.EXHAUSTED: Code.TOO_LARGE,
+    }
 
 
 @pytest.mark.parametrize("code", Code)

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from protos import inference_pb2 as pb
 from service.rpc.admin import AdminCalls
 from service.rpc.health import SERVICE
-from service.rpc.server import start_rpc
+from service.rpc.server import RpcOptions, start_rpc
 from service.rpc.servicer import Servicer
 from tests.service.rpc.fakes import FakePlane, control_of, real_plane, serving
 
@@ -308,7 +308,7 @@ def test_servers_that_ask_for_it_share_a_port() -> None:
     async def scenario() -> None:
         plane = FakePlane()
         async with serving(plane, reuse_port=True) as (server, _, _):
-            other = await start_rpc(plane, control_of(plane), "127.0.0.1", server.port, reuse_port=True)
+            other = await start_rpc(plane, control_of(plane), "127.0.0.1", server.port, RpcOptions(reuse_port=True))
             assert other.port == server.port
             await other.stop(0)
 

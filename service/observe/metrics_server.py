@@ -1,0 +1,73 @@
+"""The server of /metrics: threads, TLS and tokens where they are asked for.
+
+Knows a registry, not what it holds. `sidecar.py` starts it.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import orjson
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from service.errors import ServiceError, Unauthenticated
+from service.security import Guard, Operation, TokenFile
+from service.tls import Tls, check_tls
+
+READ_METRICS = Operation("statistics", "metrics")
+REQUEST_TIMEOUT_S = 10  # a client that says nothing holds a thread no longer
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that fails, at the handshake say, is no concern of the log's."""
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = REQUEST_TIMEOUT_S
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Scrapes are not logged."""
+
+
+def serve_metrics(
+    registry: CollectorRegistry, host: str, port: int, tls: Tls | None = None, tokens: TokenFile | None = None
+) -> WSGIServer:
+    """Serve `registry` in a thread. Raises OSError where the port is taken, TlsError where a certificate is unsound."""
+    context = check_tls(tls) if tls is not None else None
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    bound = type("BoundServer", (_Server,), {"address_family": found[0]})
+    app = make_wsgi_app(registry)
+    server: WSGIServer = make_server(
+        host, port, app if tokens is None else guarded(app, Guard(tokens)), bound, _Handler
+    )
+    if context is not None:
+        # The handshake is left to the request's own thread: a slow client must not hold up the others.
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def guarded(app: Application, guard: Guard) -> Application:
+    """`app` for those whose token has the scope `metrics`."""
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        try:
+            guard.check(READ_METRICS, lambda name: environ.get(f"HTTP_{name.upper()}"))
+        except ServiceError as error:
+            is_unknown = isinstance(error, Unauthenticated)
+            headers = [("Content-Type", "application/json"), *([("WWW-Authenticate", "Bearer")] if is_unknown else [])]
+            start_response("401 Unauthorized" if is_unknown else "403 Forbidden", headers)
+            return [orjson.dumps({"error": str(error)})]
+        return app(environ, start_response)
+
+    return answer
