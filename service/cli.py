@@ -6,6 +6,7 @@
     torchere models show digits
     torchere infer digits input.json
     torchere bench digits --concurrency 1:64
+    torchere token infer read --file tokens
     torchere cache list
 
 Imports of heavy parts happen inside the commands, so that `--help` is quick.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import sys
 import tempfile
 from pathlib import Path
@@ -26,6 +28,7 @@ from service import __version__
 from service import settings as configuration
 from service.bench.command import bench
 from service.flags import options
+from service.security import SCOPES, append_line, token_line
 
 if TYPE_CHECKING:
     from service.serve import Server
@@ -173,16 +176,43 @@ def infer(model: str, files: tuple[Path, ...], url: str, model_version: str, top
 @main.command()
 @click.option("--live", is_flag=True, help="Ask only whether it is up, not whether it serves all that it should.")
 @click.option("--timeout", "timeout_s", default=3.0, show_default=True, help="Seconds to wait for its answer.")
-@options("host", "http_port")
+@options("host", "http_port", "http_prefix", "tls_certificate")
 @CONFIG_OPTION
 def health(live: bool, timeout_s: float, config_file: Path | None, **given: Any) -> None:
     """Ask the server on this machine how it is: the exit status is 0 or 1. For the probes of containers."""
     from service.health import why_not
 
     settings = _settings(config_file, given)
-    reason = why_not("live" if live else "ready", (settings.host, settings.http_port), tls=False, timeout_s=timeout_s)
+    reason = why_not(
+        "live" if live else "ready",
+        (settings.host, settings.http_port),
+        tls=settings.tls_certificate is not None,
+        timeout_s=timeout_s,
+        prefix=settings.http_prefix,
+    )
     if reason:
         raise click.ClickException(reason)
+
+
+@main.command()
+@click.argument("scopes", nargs=-1, required=True, type=click.Choice(SCOPES))
+@click.option("--file", "path", type=PAGE, help="Append its line to this token file. Default: print the line.")
+@click.option("--note", default="", help="Who has it, for whoever reads the file.")
+def token(scopes: tuple[str, ...], path: Path | None, note: str) -> None:
+    """Make a token that lets its bearer do what SCOPES name, and print it: it is stored nowhere.
+
+    The token file (setting token_file) holds its digest, in the line that this prints on stderr or appends.
+    """
+    made = f"tch_{secrets.token_urlsafe(32)}"
+    line = f"{token_line(made, scopes)}  {' '.join(note.split())}".rstrip()
+    if path is None:
+        click.echo(line, err=True)
+    else:
+        try:
+            append_line(path, line)
+        except OSError as error:
+            raise click.ClickException(f"{path} cannot be written: {error.strerror}") from error
+    click.echo(made)
 
 
 @main.group()

@@ -16,12 +16,17 @@ ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # a server that listens eve
 MAX_REASON_BYTES = 2048
 
 
-def why_not(question: Literal["live", "ready"], address: tuple[str, int], *, tls: bool, timeout_s: float) -> str:
-    """ "" where the server says yes within `timeout_s`, else what it said, or why it said nothing."""
+def why_not(
+    question: Literal["live", "ready"], address: tuple[str, int], *, tls: bool, timeout_s: float, prefix: str = ""
+) -> str:
+    """ "" where the server says yes within `timeout_s`, else what it said, or why it said nothing.
+
+    `prefix` is what every path of the server begins with.
+    """
     host, port = ANY_ADDRESS.get(address[0], address[0]), address[1]
     try:
         connection = _connect(host, port, tls, timeout_s)
-        connection.request("GET", PATHS[question])
+        connection.request("GET", prefix + PATHS[question])
         answer = connection.getresponse()
         text = answer.read(MAX_REASON_BYTES).decode(errors="replace")
         connection.close()

@@ -47,7 +47,7 @@ from service.ports import HTTP_SOCKET_VARIABLE
 from service.registrar import Registrar
 from service.repository.catalog import Catalog
 from service.settings import Settings
-from service.startup import StartupError, bind, check_access, check_devices
+from service.startup import StartupError, address_of, bind, check_access, check_devices
 
 log = logging.getLogger("torchere.parent")
 
@@ -227,7 +227,7 @@ class Server:
                 self._fail(reason)
             case Started(http_port=http, grpc_port=grpc, metrics_port=metrics):
                 ports = {"http": http, "grpc": grpc, "metrics": metrics}
-                self.addresses |= {name: f"{self._settings.host}:{port}" for name, port in ports.items() if port}
+                self.addresses |= {name: address_of(self._settings, name, port) for name, port in ports.items() if port}
         self._settle()
 
     def _snapshot(self) -> Snapshot:

@@ -93,7 +93,7 @@ class Settings(BaseModel):
     host: str = Field(
         "127.0.0.1",
         min_length=1,
-        description="Address to listen on; 0.0.0.0 lets other machines in, without a password.",
+        description="Address to listen on; 0.0.0.0 lets other machines in: see docs/security.md.",
     )
     http_port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP API; 0: a free one.")
     grpc_port: int = Field(8001, ge=0, le=65535, description="Port of the gRPC API; 0: a free one.")

@@ -56,3 +56,13 @@ def bind(settings: Settings) -> tuple[list[socket.socket], Settings]:
     except OSError as error:
         raise StartupError(str(error)) from error
     return sockets, settings.model_copy(update={"grpc_port": grpc_port, "metrics_port": metrics_port})
+
+
+def address_of(settings: Settings, door: str, port: int) -> str:
+    """Where `door` (http, grpc or metrics) is reached, as it is shown: a URL, but for gRPC."""
+    host = f"{settings.host}:{port}"
+    if door == "grpc":
+        return host
+    is_tls = settings.tls_certificate is not None and (door == "http" or settings.metrics_tls)
+    path = settings.http_prefix if door == "http" else "/metrics"
+    return f"{'https' if is_tls else 'http'}://{host}{path}"

@@ -37,8 +37,7 @@ def print_startup(entries: tuple[Entry, ...], addresses: dict[str, str], log_for
         table.add_row(entry.name, entry.version, entry.backend, precision, entry.origin, seconds, state)
     console.print(table)
     console.print(
-        f"HTTP  http://{addresses['http']}  (pages: /docs)\ngRPC  {addresses['grpc']}\n"
-        f"metrics  http://{addresses['metrics']}/metrics",
+        f"HTTP  {addresses['http']}  (pages: /docs)\ngRPC  {addresses['grpc']}\nmetrics  {addresses['metrics']}",
         highlight=False,
     )
 

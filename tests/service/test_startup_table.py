@@ -8,7 +8,11 @@ from service.repository.catalog import State
 from service.startup_table import print_startup, startup_line
 from tests.fakes import entry
 
-ADDRESSES = {"http": "127.0.0.1:8000", "grpc": "127.0.0.1:8001", "metrics": "127.0.0.1:8002"}
+ADDRESSES = {
+    "http": "http://127.0.0.1:8000",
+    "grpc": "127.0.0.1:8001",
+    "metrics": "http://127.0.0.1:8002/metrics",
+}
 SERVING = "double version 1: eager fp32 on cpu, from cache in 0.0 s: ready"
 
 
