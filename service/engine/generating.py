@@ -145,7 +145,7 @@ class Generation:
         if isinstance(message, Failure):
             process.send(ModelGave((), message.message, message.code == Code.INVALID))
             return
-        self._phases = tuple(map(add, self._phases, message.phases))  # type: ignore[assignment]
+        self._phases = tuple(map(add, self._phases, message.phases))
         self._rows = (message.batch, message.bucket)
         process.send(ModelGave(describe_outputs(self._inside.entry, message)), blobs)
 

@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from service.engine.link import OutgoingBuffers
-from service.engine.messages import Cancel, Failure, Infer, Result
+from service.engine.messages import Cancel, Failure, Infer, Result, Took
 from service.engine.transport import FrameReader, frame
 
 log = logging.getLogger("torchere.engine")
@@ -28,7 +28,7 @@ SOCKET_BUFFER_BYTES = (
 class Receiver(Protocol):
     """Who gets what arrives; called on the listener's thread."""
 
-    def handle(self, message: Infer | Cancel, body: memoryview, connection: DataConnection) -> None: ...
+    def handle(self, message: Infer | Cancel | Took, body: memoryview, connection: DataConnection) -> None: ...
     def forget(self, connection: DataConnection) -> None: ...
 
 
@@ -40,7 +40,7 @@ class DataConnection:
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
         self.sock = sock
-        self.reader: FrameReader[Infer | Cancel] = FrameReader(Infer | Cancel)  # type: ignore[arg-type]
+        self.reader: FrameReader[Infer | Cancel | Took] = FrameReader(Infer | Cancel | Took)  # type: ignore[arg-type]
         self._listener = listener
         self._outgoing = OutgoingBuffers()
         self._lock = threading.Lock()

@@ -44,6 +44,13 @@ class Cancel(Message, frozen=True):
     id: int
 
 
+class Took(Message, frozen=True):
+    """The client has taken so many responses of request `id`: more may come."""
+
+    id: int
+    count: int
+
+
 class Result(Message, frozen=True):
     """The outputs of request `id` follow. `batch` rows of requests were run padded to `bucket` rows.
 
@@ -249,6 +256,6 @@ class SetLogging(Message, frozen=True):
     log: LogSettings
 
 
-DataMessage = Infer | Cancel | Result | Failure
+DataMessage = Infer | Cancel | Took | Result | Failure
 ParentMessage = Configure | Snapshot | Drain | Load | Unload | Answer | SetLogging
 ChildMessage = Started | StartFailed | Loaded | LoadFailed | Unloaded | Ask | Followed

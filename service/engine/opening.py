@@ -15,10 +15,13 @@ from msgspec import structs
 from compiler import backends
 from compiler.manifest import Manifest, read_manifest
 from service.engine.ensemble import ServedEnsemble
+from service.engine.generating import GeneratingModel
 from service.engine.holdings import Holdings
 from service.engine.messages import Load
 from service.engine.models import ServedModel
 from service.engine.served import BatchCounter, Lookup, Served
+from service.engine.stepped import SteppedModel
+from service.engine.surround import surround
 from service.repository.catalog import Entry
 from service.runtime.device import Device
 from service.runtime.runner import Runner
@@ -47,7 +50,7 @@ def open_served(order: Load, facilities: Facilities) -> Served:
     if entry.ensemble is not None:
         return ServedEnsemble(entry, facilities.holdings.find, counter)
     inside, runners = _open_artifact(order, facilities.device)
-    return ServedModel(inside, runners, facilities.device, counter)
+    return surround(entry, ServedModel(inside, runners, facilities.device, counter))
 
 
 def renew(served: Served, order: Load, facilities: Facilities) -> None:
@@ -58,6 +61,8 @@ def renew(served: Served, order: Load, facilities: Facilities) -> None:
         case ServedModel():
             _, runners = _open_artifact(order, facilities.device)
             served.replace_runners(runners)
+        case SteppedModel() | GeneratingModel():
+            renew(served.inside, order, facilities)  # other steps are another contract
         case _:
             raise TypeError(f"{served!r} takes no other artifact: load it under a new contract")
 
@@ -66,7 +71,13 @@ def _open_artifact(order: Load, device: Device) -> tuple[Entry, list[Runner]]:
     """The entry with the tensors that the artifact itself takes and gives, and its instances, warmed up."""
     folder = Path(order.folder)
     manifest = read_manifest(folder)
-    entry = structs.replace(order.entry, inputs=manifest.inputs, outputs=manifest.outputs)
+    entry = structs.replace(
+        order.entry,
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        max_batch_size=manifest.max_batch_size,
+        buckets=manifest.buckets,
+    )
     return entry, [_open_instance(entry, folder, manifest, device) for _ in range(entry.instances)]
 
 

@@ -17,6 +17,7 @@ import threading
 import time
 from pathlib import Path
 
+from service.engine.generating import GeneratingModel
 from service.engine.holdings import Holdings
 from service.engine.link import BlockingLink, inherited_socket
 from service.engine.listener import DataConnection, Listener
@@ -31,6 +32,7 @@ from service.engine.messages import (
     LoadFailed,
     SetLogging,
     Started,
+    Took,
     Unload,
     Unloaded,
 )
@@ -73,7 +75,7 @@ class Engine:
         """Queue the parent's word; it is answered with Loaded, LoadFailed or Unloaded."""
         self._orders.put(message)
 
-    def handle(self, message: Infer | Cancel, body: memoryview, connection: DataConnection) -> None:
+    def handle(self, message: Infer | Cancel | Took, body: memoryview, connection: DataConnection) -> None:
         """One message of a frontend."""
         match message:
             case Infer():
@@ -86,6 +88,10 @@ class Engine:
             case Cancel():
                 for model in self._holdings.all():
                     model.cancel(connection, message.id)
+            case Took(request_id, count):
+                for model in self._holdings.all():
+                    if isinstance(model, GeneratingModel):
+                        model.took(connection, request_id, count)
 
     def forget(self, connection: DataConnection) -> None:
         """A frontend is gone: nothing of it needs to run."""

@@ -77,7 +77,8 @@ class Steps(msgspec.Struct, frozen=True):
     `preprocess`: the inputs that clients send, of which preprocess.py makes the model's. `postprocess`: the outputs
     that clients get, which postprocess.py makes of the model's. `generate`: generate.py answers in the model's place,
     in as many responses as it likes, and calls the model as often as it likes. None: there is no such file.
-    `processes` run side by side; a call that takes longer than `timeout_s` is given up.
+    `processes` run side by side; a call that takes longer than `timeout_s` is given up. `folder` holds the files as they
+    were when the version was loaded, and is named after what is in them: other files are another folder.
     """
 
     preprocess: tuple[TensorSpec, ...] | None = None
@@ -85,3 +86,4 @@ class Steps(msgspec.Struct, frozen=True):
     generate: Generation | None = None
     processes: int = 1
     timeout_s: float = 30.0
+    folder: str = ""
