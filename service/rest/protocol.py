@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import http
+import re
 import time
 from typing import Any
 
@@ -23,6 +24,9 @@ from service.rest.routes import Route, find_route
 
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
 MAX_PIECES = 4096  # of a body, each an object of its own; more are gathered, or a slow client fills memory with them
+# Java's client offers HTTP/2 so with each first request; the parser would take the body for the other protocol's bytes.
+OFFER = re.compile(rb"\r\nupgrade:[ \t]*h2c(?=\r\n)", re.IGNORECASE)
+OFFER_BYTES = 8192  # of a head are searched for it
 NOT_HTTP = "what came is not a valid HTTP/1.1 request: the connection is closed"
 JOIN_BYTES = 64 * 1024  # below this, one write of a joined buffer is cheaper than several buffers
 
@@ -64,6 +68,7 @@ class LaneProtocol(HttpToolsProtocol):
     lane: InferLane
     serves_lane = True
     _in_head = False
+    _is_between = True  # requests: what comes next is a head
     _head_bytes = 0  # of the head that is being read, before `_arriving` more
     _arriving = 0
     _chunk_count = 0
@@ -75,6 +80,8 @@ class LaneProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
         self._arriving = len(data)
+        if self._is_between and data.find(b"h2c", 0, OFFER_BYTES) >= 0:
+            data = _without_offer(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -95,6 +102,7 @@ class LaneProtocol(HttpToolsProtocol):
         self.headers = []
         self.expect_100_continue = False
         self._in_head = True
+        self._is_between = False
         self._head_bytes = self._chunk_count = 0
 
     def on_headers_complete(self) -> None:
@@ -133,6 +141,7 @@ class LaneProtocol(HttpToolsProtocol):
             self._refuse(BODY_TOO_LARGE, f"the body comes in more than {limit} chunks (setting max_chunks): join them")
 
     def on_message_complete(self) -> None:
+        self._is_between = True
         cycle: Any = self.cycle
         if type(cycle) is not LaneCycle:
             super().on_message_complete()
@@ -220,6 +229,12 @@ class LaneProtocol(HttpToolsProtocol):
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
+
+
+def _without_offer(data: bytes) -> bytes:
+    """The head without its offer to speak HTTP/2, which is declined by answering as if it were not there."""
+    head, blank, rest = data.partition(b"\r\n\r\n")
+    return OFFER.sub(b"", head + b"\r\n").removesuffix(b"\r\n") + blank + rest
 
 
 def lane_protocol(lane: InferLane, *, serves_lane: bool = True) -> type[LaneProtocol]:

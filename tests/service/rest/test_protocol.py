@@ -110,6 +110,22 @@ def test_more_chunks_than_the_limit(path: bytes) -> None:
     assert "max_chunks" in error(transport)
 
 
+@pytest.mark.parametrize("serves_lane", [True, False])
+@pytest.mark.parametrize("offer", [b"Upgrade: h2c\r\nConnection: Upgrade", b"connection: upgrade\r\nupgrade:h2c"])
+def test_an_offer_of_http_2_is_declined_and_the_body_kept(offer: bytes, serves_lane: bool) -> None:
+    sent = SENT.replace(b"Host: x", b"Host: x\r\n" + offer)
+    transport = talk(sent, serves_lane=serves_lane)
+    assert (status(transport), transport.written.count(b"HTTP/1.1 ")) == (200, 1)
+
+
+def test_an_offer_inside_a_body_is_data() -> None:
+    body = b'{"inputs": {"x": [[1, 2, 3]]}, "note": "\\r\\n"}\r\nUpgrade: h2c\r\n\r\n'
+    head = b"POST /v1/models/double/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    transport = talk(head, body)
+    assert status(transport) == 400
+    assert "not valid JSON" in error(transport), "the words after the JSON came with it"
+
+
 def test_what_is_not_http_is_told_so_in_json() -> None:
     transport = talk(b"\x00\x01\x02\r\n\r\n")
     assert (status(transport), transport.is_closed) == (400, True)
