@@ -13,9 +13,12 @@ from pathlib import Path
 
 from service.engine.fleet import Key
 from service.engine.messages import EngineAddress, Load, Loaded, LoadFailed, Snapshot, Unload, Unloaded
-from service.engine.rollout import GivenUp, Offer, Rollout, Swapped
+from service.engine.offers import GivenUp, Offer, Swapped
+from service.engine.rollout import Rollout
+from service.ensembles import Ensembles
 from service.observe.metrics import CatalogMetrics
 from service.repository.catalog import Catalog, Entry, State
+from service.repository.config import ModelConfig
 
 log = logging.getLogger("torchere.parent")
 
@@ -49,6 +52,7 @@ class Deployment:
         self._retire = retire
         self._expected: dict[Key, list[asyncio.Future[str]]] = {}
         self._unloading: dict[Key, _Unloading] = {}
+        self._ensembles = Ensembles()
         self._metrics = CatalogMetrics()
 
     def __repr__(self) -> str:
@@ -72,6 +76,7 @@ class Deployment:
 
     def announced(self, entry: Entry) -> None:
         """A version was found."""
+        self._ensembles.drop((entry.name, entry.version))
         self._rollout.announced(entry)
         self._follow()
 
@@ -87,9 +92,21 @@ class Deployment:
             self._conclude((entry.name, entry.version), "")
             self._follow()
             return
-        offer = self._rollout.offered(entry, str(folder), is_final=is_final, shortfall=shortfall)
-        for slot in self._slots:
-            self._send(slot, self._rollout.order(slot, offer))
+        self._order(self._rollout.offered(entry, str(folder), is_final=is_final, shortfall=shortfall))
+        self._follow()
+
+    def composed(self, config: ModelConfig, version: str) -> None:
+        """An ensemble was found, or is to be served in another way: engines need to know once its models are ready."""
+        key = config.name, version
+        verdict = self._ensembles.judge(config, version, self.catalog)
+        serves = key in self._ensembles and self.catalog.entry(*key).is_ready
+        if serves and verdict.entry is None:
+            self.failed(key, verdict.reason)
+            return
+        self._ensembles.put(config, version)
+        if serves and verdict.entry is not None and not self._rollout.wants(key, verdict.entry):
+            self._rollout.kept(key, "")
+            self._conclude(key, "")
         self._follow()
 
     def failed(self, key: Key, reason: str) -> None:
@@ -130,6 +147,7 @@ class Deployment:
     def removed(self, key: Key, entry: Entry | None) -> None:
         """A version is served no more; `entry` says so, None: it is not even there."""
         self._rollout.removed(key, entry)
+        self._ensembles.drop(key)
         self._conclude(key, "it was unloaded meanwhile")
         if entry is None:
             self.catalog.drop(*key)
@@ -180,15 +198,27 @@ class Deployment:
     def _follow(self) -> None:
         changes = list(self._rollout.settle())
         for entry in self._rollout.entries():
-            self._tell_loss(entry)
-            self.catalog.put(entry)
-            if entry.state is State.UNAVAILABLE:
-                self._conclude((entry.name, entry.version), entry.reason)
+            if (entry.name, entry.version) not in self._ensembles:
+                self._put(entry)
+        for verdict in self._ensembles.judge_all(self.catalog):
+            if verdict.entry is not None and self._rollout.wants(verdict.key, verdict.entry):
+                self._order(self._rollout.offered(verdict.entry, "", is_final=True))
+            self._put(verdict.hold(self._rollout.entry(verdict.key)))
         for change in changes:
             self._tell(change)
             self._close(change)
         self._metrics.publish(self.catalog)
         self._publish()
+
+    def _order(self, offer: Offer) -> None:
+        for slot in self._slots:
+            self._send(slot, self._rollout.order(slot, offer))
+
+    def _put(self, entry: Entry) -> None:
+        self._tell_loss(entry)
+        self.catalog.put(entry)
+        if entry.state is State.UNAVAILABLE:
+            self._conclude((entry.name, entry.version), entry.reason)
 
     def _tell_loss(self, entry: Entry) -> None:
         was_there = self.catalog.has(entry.name, entry.version)

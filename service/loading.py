@@ -35,7 +35,7 @@ from service.job import Job, Order
 from service.observe.metrics import CACHE, COMPILE
 from service.repository.catalog import Entry, State
 from service.repository.config import ModelConfig, to_options
-from service.repository.storage import FoundModel, RepositoryError, scan, source_of
+from service.repository.storage import FoundModel, RepositoryError, scan, source_of, with_members
 from service.settings import Settings
 
 log = logging.getLogger("torchere.compiler")
@@ -52,6 +52,7 @@ class Audience(Protocol):
     def reloading(self, key: tuple[str, str]) -> None: ...
     def progressed(self, key: tuple[str, str], note: str) -> None: ...
     def offered(self, entry: Entry, folder: Path, *, is_final: bool, shortfall: str = "") -> None: ...
+    def composed(self, config: ModelConfig, version: str) -> None: ...
     def failed(self, key: tuple[str, str], reason: str) -> None: ...
 
 
@@ -89,14 +90,15 @@ class Loader:
         self._is_stopping = False
 
     def start(self, only: Collection[str] | None = None) -> None:
-        """Scan the repository and begin, with `only` those models or all. Raises RepositoryError."""
+        """Scan the repository and begin, with `only` those models and those they call. Raises RepositoryError."""
         target = detect_target(self._device)
         models, jobs = scan(self._settings.model_repository, self._settings.models), []
         missing = set(only or ()) - {model.name for model in models}
         if missing:
             raise RepositoryError(f"--load-model {min(missing)}: there is no such model in the repository")
+        wanted = None if only is None else with_members(models, only)
         for model in models:
-            if only is None or model.name in only:
+            if wanted is None or model.name in wanted:
                 jobs.extend(self._announce(model))
             else:
                 for version in model.versions or ("",):
@@ -166,6 +168,10 @@ class Loader:
         """Offer what the cache has, or else the fallback; True where the model remains to be compiled."""
         started = time.monotonic()
         try:
+            if job.config.ensemble is not None:
+                self._check_wanted(job)
+                self._audience.composed(job.config, job.version)
+                return False
             order = await asyncio.to_thread(self._prepare, job)
             self._check_wanted(job)
             found = await asyncio.to_thread(self._compiler.find, order.source, order.options, target, order.cache)

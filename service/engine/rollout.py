@@ -14,52 +14,10 @@ from dataclasses import dataclass, field, replace
 
 from msgspec import structs
 
-from service.engine.fleet import Answers, Fleet, Key, Order
+from service.engine.fleet import Answers, Fleet, Key
 from service.engine.messages import Load
+from service.engine.offers import CONTRACT, DESCRIPTION, GivenUp, Offer, Swapped, agree
 from service.repository.catalog import Entry, Optimization, State
-
-CONTRACT = ("inputs", "outputs", "max_batch_size", "buckets", "instances", "batching")  # what requests are held to
-DESCRIPTION = ("description", "labels", "images", "aliases", "response_cache")
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """An artifact that can serve a version, and the version's entry as it reads while this serves it.
-
-    `is_final`: it came out of the race, or of the cache, and nothing better will come. `shortfall` says why the race
-    gave nothing better than the model as it is.
-    """
-
-    entry: Entry
-    folder: str
-    generation: int
-    is_final: bool
-    shortfall: str = ""
-
-    @property
-    def key(self) -> Key:
-        return self.entry.name, self.entry.version
-
-    @property
-    def order(self) -> Order:
-        return self.key, self.generation
-
-
-@dataclass(frozen=True, slots=True)
-class Swapped:
-    """`after` serves in place of `before`; None: the version had served nothing."""
-
-    before: Offer | None
-    after: Offer
-
-
-@dataclass(frozen=True, slots=True)
-class GivenUp:
-    """No engine could load `offer`: the version stays with `stays`."""
-
-    offer: Offer
-    stays: Offer
-    reason: str
 
 
 @dataclass(slots=True)
@@ -132,7 +90,7 @@ class Rollout:
         serving = version.serving if version is not None else None
         if serving is None or serving.folder != folder:
             return False
-        return all(getattr(serving.entry, field) == getattr(entry, field) for field in (*CONTRACT, *DESCRIPTION))
+        return agree(serving.entry, entry, (*CONTRACT, *DESCRIPTION))
 
     def progressed(self, key: Key, note: str) -> None:
         """The compiler does something else now."""
@@ -149,7 +107,7 @@ class Rollout:
         self._generation += 1
         version = self._versions[entry.name, entry.version]
         before = version.offers[-1].entry if version.offers else None
-        contract = before.contract if before is not None and _agree(before, entry) else self._generation
+        contract = before.contract if before is not None and agree(before, entry) else self._generation
         entry = structs.replace(entry, contract=contract, artifact=self._generation)
         offer = Offer(entry, folder, self._generation, is_final, shortfall)
         version.offers.append(offer)
@@ -235,17 +193,29 @@ class Rollout:
 
     def entries(self) -> Iterator[Entry]:
         """Every version as clients may see it. Call `settle` first."""
-        for key, version in self._versions.items():
-            state, reason = self._state(key, version)
-            offer = version.serving or (version.offers[0] if version.offers else None)
-            yield structs.replace(
-                offer.entry if offer is not None else version.announced,
-                state=state,
-                reason=reason,
-                optimization=_optimization(version, state),
-                progress=self._progress(version, state),
-                is_awaited=version.announced.is_awaited,
-            )
+        yield from map(self.entry, self._versions)
+
+    def entry(self, key: Key) -> Entry:
+        """One version as clients may see it."""
+        version = self._versions[key]
+        state, reason = self._state(key, version)
+        offer = version.serving or (version.offers[0] if version.offers else None)
+        return structs.replace(
+            offer.entry if offer is not None else version.announced,
+            state=state,
+            reason=reason,
+            optimization=_optimization(version, state),
+            progress=self._progress(version, state),
+            is_awaited=version.announced.is_awaited,
+        )
+
+    def wants(self, key: Key, entry: Entry) -> bool:
+        """Whether `entry` is another than what the version serves, or shall serve."""
+        version = self._versions[key]
+        if version.is_leaving:
+            return False
+        offers = version.offers
+        return not offers or not agree(offers[-1].entry, entry, (*CONTRACT, *DESCRIPTION))
 
     def _state(self, key: Key, version: _Version) -> tuple[State, str]:
         waiting = f"compiling: {version.note}" if version.note else version.announced.reason
@@ -273,11 +243,6 @@ class Rollout:
         return "; ".join(
             f"{device} serves on with {version.offers[-2].entry.rung}: {reason}" for device, reason in refused.items()
         )
-
-
-def _agree(one: Entry, other: Entry) -> bool:
-    """Whether requests that fit one fit the other, and are batched the same way."""
-    return all(getattr(one, field) == getattr(other, field) for field in CONTRACT)
 
 
 def _optimization(version: _Version, state: State) -> Optimization:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,19 @@ def members(found: FoundModel) -> tuple[str, ...]:
     if found.config is None or found.config.ensemble is None:
         return ()
     return tuple(dict.fromkeys(step.model for step in found.config.ensemble.steps))
+
+
+def with_members(models: Iterable[FoundModel], names: Collection[str]) -> set[str]:
+    """`names`, and the names of what these call as ensembles."""
+    known = {model.name: model for model in models}
+    found: set[str] = set()
+    left = list(names)
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left.extend(members(known[name]) if name in known else ())
+    return found
 
 
 def find(repository: Path, name: str, override: Mapping[str, Any], *, is_upload: bool = False) -> FoundModel | None:

@@ -2,7 +2,8 @@
 
 from service.engine.fleet import Key
 from service.engine.messages import EngineAddress
-from service.engine.rollout import GivenUp, Offer, Rollout, Swapped
+from service.engine.offers import GivenUp, Offer, Swapped
+from service.engine.rollout import Rollout
 from service.repository.catalog import Entry, State
 from tests.fakes import entry
 
