@@ -2,6 +2,7 @@
 
     ServiceError
      ├── InvalidInput         the request is wrong: shape, datatype, size, JSON
+     │    └── UnknownSequence it goes on with a sequence that the engine knows nothing of
      ├── NotFound             no such model, version or route
      ├── Unavailable          not ready, draining, the engine died: the same request may succeed later
      │    └── QueueFull       too much work waits already
@@ -27,6 +28,7 @@ class Code(StrEnum):
     """What went wrong, in words that every protocol can translate."""
 
     INVALID = "invalid"
+    UNKNOWN_SEQUENCE = "unknown_sequence"
     NOT_FOUND = "not_found"
     UNAVAILABLE = "unavailable"
     QUEUE_FULL = "queue_full"
@@ -50,6 +52,10 @@ class ServiceError(Exception):
 
 class InvalidInput(ServiceError):
     code = Code.INVALID
+
+
+class UnknownSequence(InvalidInput):
+    code = Code.UNKNOWN_SEQUENCE
 
 
 class NotFound(ServiceError):
@@ -106,6 +112,7 @@ BY_CODE: dict[Code, type[ServiceError]] = {
     cls.code: cls
     for cls in (
         InvalidInput,
+        UnknownSequence,
         NotFound,
         Unavailable,
         QueueFull,

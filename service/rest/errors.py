@@ -11,6 +11,7 @@ from service.errors import Code, InvalidInput, ServiceError
 
 STATUS = {
     Code.INVALID: 400,
+    Code.UNKNOWN_SEQUENCE: 400,
     Code.NOT_FOUND: 404,
     Code.UNAVAILABLE: 503,
     Code.QUEUE_FULL: 503,

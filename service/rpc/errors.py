@@ -19,6 +19,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 STATUS = {
     Code.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    Code.UNKNOWN_SEQUENCE: grpc.StatusCode.INVALID_ARGUMENT,
     Code.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Code.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Code.QUEUE_FULL: grpc.StatusCode.UNAVAILABLE,  # the one status that KServe's client tries again

@@ -60,11 +60,12 @@ class CudaCall:
             copied_out.record()
             copied_out.synchronize()
         return hosts, (
-            _nanoseconds(began, copied_in),
-            _nanoseconds(copied_in, computed),
-            _nanoseconds(computed, copied_out),
+            nanoseconds(began, copied_in),
+            nanoseconds(copied_in, computed),
+            nanoseconds(computed, copied_out),
         )
 
 
-def _nanoseconds(start: torch.cuda.Event, end: torch.cuda.Event) -> int:
+def nanoseconds(start: torch.cuda.Event, end: torch.cuda.Event) -> int:
+    """By the clock of the GPU."""
     return int(start.elapsed_time(end) * 1e6)

@@ -71,7 +71,7 @@ class Runner:
         laid = [staging.lay(rows, shape) for staging, rows, shape in zip(self._staging, parts, shapes, strict=True)]
         stacked = time.perf_counter_ns()
         results, phases = self._call(laid)
-        outputs = [_output(spec, tensor) for spec, tensor in zip(self._outputs, results, strict=True)]
+        outputs = [read_output(spec, tensor) for spec, tensor in zip(self._outputs, results, strict=True)]
         return outputs, (stacked - started, *phases)
 
     def warm_up(self, shapes: Sequence[tuple[int, ...]], rows: int = 1) -> str:
@@ -100,7 +100,8 @@ class _CpuCall:
         return results, (0, time.perf_counter_ns() - started, 0)
 
 
-def _output(spec: TensorSpec, tensor: torch.Tensor) -> Output:
+def read_output(spec: TensorSpec, tensor: torch.Tensor) -> Output:
+    """As it goes to clients. Raises WrongOutput where it is of another datatype."""
     if tensor.dtype is not TORCH_TYPES[spec.datatype]:
         raise WrongOutput(f"output '{spec.name}' came as {tensor.dtype}, expected {spec.datatype}")
     return Output(tuple(tensor.shape), as_bytes(tensor))

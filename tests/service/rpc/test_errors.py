@@ -17,6 +17,7 @@ from tests.service.rpc.fakes import FakePlane, answer_with, serving
 
 EXPECTED = {
     Code.INVALID: "INVALID_ARGUMENT",
+    Code.UNKNOWN_SEQUENCE: "INVALID_ARGUMENT",
     Code.NOT_FOUND: "NOT_FOUND",
     Code.UNAVAILABLE: "UNAVAILABLE",
     Code.QUEUE_FULL: "UNAVAILABLE",
@@ -57,6 +58,7 @@ def test_every_code_has_its_status() -> None:
 def test_our_client_turns_statuses_back_into_the_same_codes() -> None:
     back = {code: CODES.get(status, Code.FAILED) for code, status in STATUS.items()}
     assert {code: found for code, found in back.items() if code is not found} == {
+        Code.UNKNOWN_SEQUENCE: Code.INVALID,
         Code.QUEUE_FULL: Code.UNAVAILABLE,
         Code.EXHAUSTED: Code.TOO_LARGE,
     }
