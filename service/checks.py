@@ -12,7 +12,10 @@ from service.tensors import RequestedOutput, Tensor, describe, shape_text, unpac
 
 
 def check_inputs(inputs: tuple[Tensor, ...], entry: Entry) -> int:
-    """Check names, datatypes, shapes and sizes against the model. Returns the rows (1 where the model has no batch)."""
+    """Check names, datatypes, shapes and sizes against the model. Returns the rows (1 where the model has no batch).
+
+    Inputs with a default may be missing.
+    """
     rows: int | None = None
     specs = {spec.name: spec for spec in entry.inputs}
     seen: set[str] = set()
@@ -29,8 +32,8 @@ def check_inputs(inputs: tuple[Tensor, ...], entry: Entry) -> int:
             raise InvalidInput(f"input '{tensor.name}': expected {expected}, got {got}{reason}")
         if entry.max_batch_size:
             rows = _check_rows(tensor, rows, entry)
-    if len(seen) != len(specs):
-        missing = ", ".join(f"'{name}'" for name in specs if name not in seen)
+    if len(seen) != len(specs) and not entry.defaults.keys() >= specs.keys() - seen:
+        missing = ", ".join(f"'{name}'" for name in specs if name not in seen and name not in entry.defaults)
         raise InvalidInput(f"model '{entry.name}': missing input {missing}: its inputs are {_names(entry)}")
     return rows or 1
 

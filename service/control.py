@@ -108,7 +108,12 @@ class Control:
             "version_policy": {"specific": {"versions": [int(e.version) for e in self._plane.catalog.versions(name)]}},
             "max_batch_size": entry.max_batch_size,
             "input": [
-                {"name": spec.name, "data_type": _config_type(spec.datatype), "dims": _dims(spec, batches)}
+                {
+                    "name": spec.name,
+                    "data_type": _config_type(spec.datatype),
+                    "dims": _dims(spec, batches),
+                    **({"optional": True} if spec.name in entry.defaults else {}),
+                }
                 for spec in entry.inputs
             ],
             "output": [

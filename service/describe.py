@@ -85,6 +85,7 @@ def entry_of(config: ModelConfig, version: str, state: State, reason: str) -> En
         instances=config.instances,
         aliases=tuple(label for label, labelled in config.version_labels.items() if labelled == version),
         response_cache=config.response_cache,
+        defaults=config.defaults,
         sequencing=config.sequencing,
         ensemble=config.ensemble,
         steps=config.steps,

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from service.checks import check_inputs, check_outputs
 from service.classify import classify
+from service.defaults import fill_inputs
 from service.engine.messages import Infer, Result
 from service.errors import Code, Exhausted, ServiceError, Unavailable
 from service.repository.catalog import Catalog, Entry
@@ -96,6 +97,8 @@ class Plane:
             if request.shared_inputs:
                 request = self.regions.read_inputs(request)
             rows = check_inputs(request.inputs, entry)
+            if len(request.inputs) < len(entry.inputs):
+                request = replace(request, inputs=fill_inputs(request.inputs, entry, rows))
             wanted = check_outputs(request.outputs, entry)
             run = self._recall if entry.response_cache else self._run
             response = await run(request, entry, rows, wanted)

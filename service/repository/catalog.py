@@ -66,6 +66,7 @@ class Entry(msgspec.Struct, frozen=True):
     artifact: int = 0  # grows with each artifact that is offered: what two of them answer may differ
     is_awaited: bool = True  # False: the service is ready without it, as it was not there from the start
     response_cache: bool = False
+    defaults: dict[str, bool | int | float | str] = {}  # of inputs that a request may leave out
     sequencing: Sequencing | None = None
     ensemble: Ensemble | None = None
     steps: Steps | None = None

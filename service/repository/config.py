@@ -95,6 +95,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
     version_policy: VersionPolicy = Latest()
     version_labels: dict[str, str] = {}  # label -> version
     response_cache: bool = False
+    defaults: dict[str, bool | int | float | str] = {}  # by input: what fills it where a request leaves it out
     sequencing: Sequencing | None = None
     ensemble: Ensemble | None = None
     steps: Steps | None = None
@@ -248,6 +249,7 @@ def _freeze(name: str, file: ModelFile, labels: dict[str, tuple[str, ...]]) -> M
         version_policy=_policy(file.version_policy),
         version_labels={label: str(version) for label, version in file.version_labels.items()},
         response_cache=file.response_cache,
+        defaults={part.name: part.default for part in file.inputs or () if part.default is not None},
         sequencing=freeze_sequencing(file.sequence),
         ensemble=freeze_ensemble(file.ensemble, sort_steps(file.ensemble.steps)[0] if file.ensemble else ()),
         steps=freeze_steps(file.preprocess, file.postprocess, file.generate, file.python),

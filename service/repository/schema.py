@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from compiler.spec import BACKENDS, PRECISIONS
+from service.repository.schema_defaults import Default, find_flaw
 from service.repository.schema_ensemble import find_flaws, find_misplaced
 from service.repository.schema_scheduling import (
     EnsemblePart,
@@ -120,6 +121,7 @@ class InputPart(TensorPart):
     range: tuple[Finite, Finite] | None = None
     example_shape: tuple[Annotated[Int, Field(ge=1)], ...] | None = None
     image: ImagePart | None = None
+    default: Default | None = None  # the input may be left out
 
 
 class OutputPart(TensorPart):
@@ -210,6 +212,9 @@ def find_contradictions(file: ModelFile) -> Iterator[tuple[Location, str]]:
                 yield (where, index, "datatype"), f"'{part.name}' is BYTES, but a program takes and gives numbers only"
     for index, part in enumerate(inputs):
         yield from ((("inputs", index, *at), sentence) for at, sentence in _input_contradictions(part, len(inputs)))
+        flaw = find_flaw(part, part.default, file.max_batch_size != 0) if part.default is not None else ""
+        if flaw:
+            yield ("inputs", index, "default"), flaw
     yield from _bucket_contradictions(file)
     yield from _ensemble_contradictions(file)
     if file.response_cache and (file.sequence is not None or file.generate is not None):

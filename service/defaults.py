@@ -1,0 +1,30 @@
+"""Fills in the inputs that a request left out, where the model's owner gave them a default.
+
+Pure. `plane.py` asks once the request was checked and its rows are known; engines never see that something was missing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from compiler.spec import TensorSpec
+from service.repository.catalog import Entry
+from service.tensors import NUMPY_TYPES, Tensor, elements, float32_to_bf16, pack_bytes
+
+
+def fill_inputs(inputs: tuple[Tensor, ...], entry: Entry, rows: int) -> tuple[Tensor, ...]:
+    """All inputs of the model: those given, and the others at their default for as many rows."""
+    given = {tensor.name for tensor in inputs}
+    return (*inputs, *(_filled(spec, entry, rows) for spec in entry.inputs if spec.name not in given))
+
+
+def _filled(spec: TensorSpec, entry: Entry, rows: int) -> Tensor:
+    shape = (rows, *spec.shape[1:]) if spec.shape[:1] == (-1,) else spec.shape
+    value = entry.defaults[spec.name]
+    if isinstance(value, str):
+        data = pack_bytes([value.encode()] * elements(shape))
+    elif spec.datatype == "BF16":
+        data = float32_to_bf16(np.full(shape, value, np.float32))
+    else:
+        data = np.full(shape, value, NUMPY_TYPES[spec.datatype]).tobytes()
+    return Tensor(spec.name, spec.datatype, shape, data)

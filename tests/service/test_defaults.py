@@ -1,0 +1,125 @@
+"""Inputs that a request may leave out: filled in for all of its rows; a default that cannot be right is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compiler.spec import TensorSpec
+from service.control import Control
+from service.defaults import fill_inputs
+from service.plane import Plane
+from service.repository.config import ConfigError, read_config
+from service.tensors import InferRequest, Tensor, to_numpy
+from tests.fakes import FakeCounter, FakeEngines, catalog, entry
+from tests.service.rest.asking import Client
+
+WEIGHTED = entry(
+    name="weighted",
+    inputs=(TensorSpec("weight", "FP32", (-1, 1)), TensorSpec("x", "FP32", (-1, 2))),
+    outputs=(TensorSpec("y", "FP32", (-1, 2)),),
+    defaults={"weight": 3.0},
+)
+ROWS = np.array([[1, 2], [3, 4]], np.float32)
+
+
+def client() -> Client:
+    made = Client(WEIGHTED)
+    made.engines.computes("weighted", lambda arrays: [arrays[0] * arrays[1]])
+    return made
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "read"),
+    [
+        ("/v1/models/weighted/infer", {"inputs": {"x": ROWS.tolist()}}, lambda answer: answer["outputs"]["y"]),
+        (
+            "/v1/models/weighted:predict",
+            {"instances": [{"x": row} for row in ROWS.tolist()]},
+            lambda a: a["predictions"],
+        ),
+        (
+            "/v2/models/weighted/infer",
+            {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 2], "data": ROWS.tolist()}]},
+            lambda answer: np.reshape(answer["outputs"][0]["data"], (2, 2)).tolist(),
+        ),
+    ],
+)
+def test_what_is_left_out_is_filled_in_at_every_door(path: str, body: Any, read: Any) -> None:
+    answer = client().post(path, body)
+    assert answer.status_code == 200, answer.text
+    assert read(answer.json()) == (3 * ROWS).tolist()
+
+
+def test_what_is_given_counts() -> None:
+    body = {"inputs": {"x": ROWS.tolist(), "weight": [[1], [2]]}}
+    answer = client().post("/v1/models/weighted/infer", body)
+    assert answer.json()["outputs"]["y"] == [[1, 2], [6, 8]]
+
+
+def test_what_has_no_default_is_missed_by_name() -> None:
+    answer = client().post("/v1/models/weighted/infer", {"inputs": {"weight": [[1]]}})
+    assert answer.status_code == 400
+    assert "missing input 'x'" in answer.json()["error"]
+    assert "missing input 'x', 'weight'" not in answer.json()["error"]
+
+
+def test_the_plane_fills_in_the_models_own_order() -> None:
+    engines = FakeEngines(weighted=lambda arrays: [arrays[0] * arrays[1]])
+    engines.know(WEIGHTED)
+    plane = Plane(engines, FakeCounter())
+    plane.catalog = catalog(WEIGHTED)
+    request = InferRequest("weighted", "", (Tensor("x", "FP32", (2, 2), ROWS.tobytes()),))
+    np.testing.assert_array_equal(to_numpy(asyncio.run(plane.infer(request)).outputs[0]), 3 * ROWS)
+    config = Control(plane).model_config("weighted")
+    assert [part.get("optional", False) for part in config["input"]] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "default", "filled"),
+    [
+        ("BOOL", True, [[True, True]] * 2),
+        ("INT64", 2**62 + 1, [[2**62 + 1] * 2] * 2),
+        ("BF16", 1.5, [[1.5, 1.5]] * 2),
+        ("BYTES", "né", [["né".encode()] * 2] * 2),
+    ],
+)
+def test_every_datatype_can_have_a_default(datatype: str, default: Any, filled: Any) -> None:
+    model = entry(inputs=(TensorSpec("x", datatype, (-1, 2)),), defaults={"x": default})
+    (tensor,) = fill_inputs((), model, 2)
+    assert (tensor.datatype, tensor.shape) == (datatype, (2, 2))
+    assert to_numpy(tensor).tolist() == filled
+
+
+MODEL = "max_batch_size: {size}\ninputs: [{{name: x, datatype: {datatype}, shape: {shape}, default: {default}}}]\n"
+
+
+@pytest.mark.parametrize(
+    ("size", "datatype", "shape", "default", "sentence"),
+    [
+        (4, "FP32", "[-1, -1]", "0", "leaves open how much of it to fill in"),
+        (0, "FP32", "[-1]", "0", "leaves open how much of it to fill in"),
+        (4, "UINT8", "[-1, 2]", "256", "one value of UINT8, not 256"),
+        (4, "INT32", "[-1, 2]", "0.5", "one value of INT32, not 0.5"),
+        (4, "FP32", "[-1, 2]", "yes", "one value of FP32, not True"),
+        (4, "BOOL", "[-1, 2]", "1", "one value of BOOL, not 1"),
+        (4, "FP32", "[-1, 2]", "[1, 2]", "default"),
+    ],
+)
+def test_a_default_that_cannot_be_is_refused(
+    size: int, datatype: str, shape: str, default: str, sentence: str, tmp_path: Path
+) -> None:
+    text = MODEL.format(size=size, datatype=datatype, shape=shape, default=default)
+    (tmp_path / "model.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="default") as raised:
+        read_config(tmp_path)
+    assert sentence in str(raised.value)
+
+
+def test_a_default_is_read(tmp_path: Path) -> None:
+    (tmp_path / "model.yaml").write_text(MODEL.format(size=4, datatype="FP16", shape="[-1, 2]", default="1"))
+    assert read_config(tmp_path).defaults == {"x": 1}
