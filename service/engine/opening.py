@@ -19,12 +19,14 @@ from service.engine.generating import GeneratingModel
 from service.engine.holdings import Holdings
 from service.engine.messages import Load
 from service.engine.models import ServedModel
+from service.engine.sequenced import Program, SequencedModel, program_of
 from service.engine.served import BatchCounter, Lookup, Served
 from service.engine.stepped import SteppedModel
 from service.engine.surround import surround
 from service.repository.catalog import Entry
 from service.runtime.device import Device
 from service.runtime.runner import Runner
+from service.runtime.stateful import StatefulRunner
 
 log = logging.getLogger("torchere.engine")
 
@@ -49,6 +51,8 @@ def open_served(order: Load, facilities: Facilities) -> Served:
     counter = facilities.counter(entry.name, entry.version)
     if entry.ensemble is not None:
         return ServedEnsemble(entry, facilities.holdings.find, counter)
+    if entry.sequencing is not None:
+        return _open_sequenced(order, facilities.device, counter)
     inside, runners = _open_artifact(order, facilities.device)
     return surround(entry, ServedModel(inside, runners, facilities.device, counter))
 
@@ -61,6 +65,8 @@ def renew(served: Served, order: Load, facilities: Facilities) -> None:
         case ServedModel():
             _, runners = _open_artifact(order, facilities.device)
             served.replace_runners(runners)
+        case SequencedModel():
+            served.replace_runners(_open_stateful(order, served.program))
         case SteppedModel() | GeneratingModel():
             renew(served.inside, order, facilities)  # other steps are another contract
         case _:
@@ -81,15 +87,39 @@ def _open_artifact(order: Load, device: Device) -> tuple[Entry, list[Runner]]:
     return entry, [_open_instance(entry, folder, manifest, device) for _ in range(entry.instances)]
 
 
+def _open_sequenced(order: Load, device: Device, counter: BatchCounter) -> SequencedModel:
+    manifest = read_manifest(Path(order.folder))
+    program = program_of(order.entry, manifest.inputs, manifest.outputs, device)
+    return SequencedModel(order.entry, program, _open_stateful(order, program), counter)
+
+
+def _open_stateful(order: Load, program: Program) -> list[StatefulRunner]:
+    """An instance of this artifact for each of the model's, all on the state that `program` holds."""
+    folder = Path(order.folder)
+    manifest = read_manifest(folder)
+    entry = structs.replace(order.entry, inputs=manifest.inputs, outputs=manifest.outputs)
+    runners = []
+    for _ in range(entry.instances):
+        model = backends.load(folder, manifest, program.device.name)
+        runner = StatefulRunner(model, program.device, program.signature, program.states, manifest.chosen.graphs)
+        _warm_up(runner, entry)
+        runners.append(runner)
+    return runners
+
+
 def _open_instance(entry: Entry, folder: Path, manifest: Manifest, device: Device) -> Runner:
-    """Warm it at every batch size before it may be asked."""
     model = backends.load(folder, manifest, device.name)
     runner = Runner(model, device, entry.inputs, entry.outputs, manifest.chosen.graphs)
+    _warm_up(runner, entry)
+    return runner
+
+
+def _warm_up(runner: Runner | StatefulRunner, entry: Entry) -> None:
+    """At every batch size, before it may be asked."""
     for bucket in sorted(entry.buckets or (1,), reverse=True):
         why_plain = runner.warm_up(example_shapes(entry, bucket), bucket)
         if why_plain:
             log.info("model %s runs batches of %d without a CUDA graph: %s", entry.name, bucket, why_plain)
-    return runner
 
 
 def example_shapes(entry: Entry, rows: int) -> list[tuple[int, ...]]:

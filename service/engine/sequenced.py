@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from compiler.spec import TensorSpec
 from service.engine.layout import Layout
 from service.engine.messages import Failure, Result
 from service.engine.sequences import Sequences
@@ -24,6 +25,8 @@ from service.runtime.device import Device
 from service.runtime.runner import Output
 from service.runtime.stateful import Signature, StatefulRunner
 from service.runtime.states import ZEROS, Places, States
+
+Specs = tuple[TensorSpec, ...]
 
 OUT_OF_TIME = "the request's time ran out while it waited in the queue"
 
@@ -243,6 +246,21 @@ class SequencedModel:
 
 def _refuse(pending: Pending, error: ServiceError) -> None:
     pending.connection.send([(Failure(pending.message.id, Code(error.code), str(error)), ())])
+
+
+def program_of(entry: Entry, inputs: Specs, outputs: Specs, device: Device) -> Program:
+    """Room for the state of a model whose artifact takes and gives these tensors."""
+    assert entry.sequencing is not None, "it has state"
+    takes, gives = [spec.name for spec in inputs], [spec.name for spec in outputs]
+    batched = entry.max_batch_size > 0
+    signature = Signature(
+        inputs,
+        outputs,
+        tuple(takes.index(state.input) for state in entry.sequencing.state),
+        tuple(gives.index(state.output) for state in entry.sequencing.state),
+        batched,
+    )
+    return Program(signature, States(signature.states, policy_of(entry).slots, device, batched=batched), device)
 
 
 def policy_of(entry: Entry) -> Policy:

@@ -68,6 +68,7 @@ class Entry(msgspec.Struct, frozen=True):
     response_cache: bool = False
     defaults: dict[str, bool | int | float | str] = {}  # of inputs that a request may leave out
     sequencing: Sequencing | None = None
+    hidden: tuple[TensorSpec, ...] = ()  # inputs that the server fills
     ensemble: Ensemble | None = None
     steps: Steps | None = None
 
