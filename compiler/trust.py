@@ -6,6 +6,7 @@ comes out. `archive.py` checks the structure of what may be opened.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from compiler.errors import LoadFailed
@@ -35,6 +36,12 @@ def check_shipped(artifact: Path, version: Path, trusted: bool) -> None:
     """The same for an artifact that came with the model in `version`. Raises LoadFailed."""
     if not trusted:
         raise LoadFailed(_refusal(version, f"{artifact} can run code: {SHIPPED_REASON}"))
+
+
+def check_steps(version: Path, files: Sequence[str], trusted: bool) -> None:
+    """The same for Python files in `version` that run beside the model. Raises LoadFailed."""
+    if files and not trusted:
+        raise LoadFailed(_refusal(version, f"{version / files[0]} can run code: it is Python code"))
 
 
 def find_danger(source: Source) -> str:

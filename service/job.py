@@ -40,8 +40,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A version as the compiler takes it; the cache knows what was shipped with it."""
+    """A version as the compiler takes it; the cache knows what was shipped with it, `config` where its steps are."""
 
     source: Source
     options: Options
     cache: Cache
+    config: ModelConfig

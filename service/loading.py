@@ -35,6 +35,7 @@ from service.job import Job, Order
 from service.observe.metrics import CACHE, COMPILE
 from service.repository.catalog import Entry, State
 from service.repository.config import ModelConfig, to_options
+from service.repository.steps import keep_steps
 from service.repository.storage import FoundModel, RepositoryError, scan, source_of, with_members
 from service.settings import Settings
 
@@ -76,8 +77,16 @@ class Stopping(Exception):
 class Loader:
     """`start()` begins; each step is told to `audience`, on the loop's thread."""
 
-    def __init__(self, settings: Settings, device: str, audience: Audience, compiler_door: Compiler = compiler) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        device: str,
+        audience: Audience,
+        runtime_directory: Path,
+        compiler_door: Compiler = compiler,
+    ) -> None:
         self._compiler = compiler_door
+        self._runtime_directory = runtime_directory
         self._settings = settings
         self._device = device
         self._cache = Cache(settings.cache_dir, settings.cache_max_size)
@@ -177,7 +186,7 @@ class Loader:
             found = await asyncio.to_thread(self._compiler.find, order.source, order.options, target, order.cache)
             self._check_wanted(job)
             if found is not None:
-                self._offer(job, found, "cache", time.monotonic() - started)
+                self._offer(job, order.config, found, "cache", time.monotonic() - started)
                 return False
             if job.startup == "fallback":
                 await self._fall_back(job, order, target)
@@ -204,7 +213,7 @@ class Loader:
         self._check_wanted(job)
         self._served[job.key] = artifact.manifest
         self._audience.progressed(job.key, "waiting for its turn")
-        entry = describe_artifact(job.config, job.version, artifact.manifest, "fallback", time.monotonic() - started)
+        entry = describe_artifact(order.config, job.version, artifact.manifest, "fallback", time.monotonic() - started)
         self._audience.offered(entry, artifact.folder, is_final=False)
 
     async def _compile(self, job: Job, target: Target) -> None:
@@ -213,7 +222,7 @@ class Loader:
             try:
                 self._check_wanted(job)
                 self._audience.progressed(job.key, "starting")
-                artifact = await asyncio.to_thread(self._build, job, target, self._reporter(job))
+                artifact, config = await asyncio.to_thread(self._build, job, target, self._reporter(job))
                 self._check_wanted(job)
                 self._check_same(job, artifact.manifest)
             except Stopping:
@@ -225,17 +234,19 @@ class Loader:
                 self._fail(job, INTERNAL)
             else:
                 origin = "cache" if artifact.cached else "compiled"
-                self._offer(job, artifact, origin, time.monotonic() - started)
+                self._offer(job, config, artifact, origin, time.monotonic() - started)
 
     def _prepare(self, job: Job) -> Order:
         source = source_of(job.model, job.version, job.trust_all)
         options = to_options(job.config, self._settings.threads, self._settings.compile_timeout_s)
-        return Order(source, options, with_shipped(self._cache, source, job.config.trust or job.trust_all))
+        config = keep_steps(job.model, job.version, job.trust_all, self._runtime_directory)
+        return Order(source, options, with_shipped(self._cache, source, job.config.trust or job.trust_all), config)
 
-    def _build(self, job: Job, target: Target, report: Report) -> Artifact:
+    def _build(self, job: Job, target: Target, report: Report) -> tuple[Artifact, ModelConfig]:
         order = self._prepare(job)
         niceness = BESIDE_SERVING if job.is_beside or job.key in self._served else 0
-        return self._compiler.compile(order.source, order.options, target, order.cache, report, niceness)
+        artifact = self._compiler.compile(order.source, order.options, target, order.cache, report, niceness)
+        return artifact, order.config
 
     def _reporter(self, job: Job, prefix: str = "") -> Report:
         """What is called in the compiling thread every second: it tells what is new; raising ends the builder."""
@@ -268,10 +279,10 @@ class Loader:
         if difference:
             raise LoadFailed(f"what was compiled cannot replace what serves, since {difference}: start again to use it")
 
-    def _offer(self, job: Job, artifact: Artifact, origin: str, seconds: float) -> None:
+    def _offer(self, job: Job, config: ModelConfig, artifact: Artifact, origin: str, seconds: float) -> None:
         manifest = artifact.manifest
         CACHE.labels("hit" if artifact.cached else "miss").inc()
         for stage, spent in manifest.stage_seconds.items():
             COMPILE.labels(*job.key, stage).set(spent)
-        entry = describe_artifact(job.config, job.version, manifest, origin, seconds)
+        entry = describe_artifact(config, job.version, manifest, origin, seconds)
         self._audience.offered(entry, artifact.folder, is_final=True, shortfall=describe_shortfall(manifest))

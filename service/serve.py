@@ -100,7 +100,7 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
-        loader = Loader(self._settings, self._devices[0], self._deployment)
+        loader = Loader(self._settings, self._devices[0], self._deployment, self._runtime_directory)
         self._models = ModelControl(
             self._settings, loader, self._deployment, self._registrar.everyone_follows, self._runtime_directory
         )

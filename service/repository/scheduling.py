@@ -77,8 +77,9 @@ class Steps(msgspec.Struct, frozen=True):
     `preprocess`: the inputs that clients send, of which preprocess.py makes the model's. `postprocess`: the outputs
     that clients get, which postprocess.py makes of the model's. `generate`: generate.py answers in the model's place,
     in as many responses as it likes, and calls the model as often as it likes. None: there is no such file.
-    `processes` run side by side; a call that takes longer than `timeout_s` is given up. `folder` holds the files as they
-    were when the version was loaded, and is named after what is in them: other files are another folder.
+    `processes` run side by side; a call that takes longer than `timeout_s` is given up. `folder` holds the files as
+    they were when the version was loaded, and is named after what is in them: other files are another folder.
+    `model_inputs` and `model_outputs` are what the model itself takes and gives.
     """
 
     preprocess: tuple[TensorSpec, ...] | None = None
@@ -87,3 +88,15 @@ class Steps(msgspec.Struct, frozen=True):
     processes: int = 1
     timeout_s: float = 30.0
     folder: str = ""
+    model_inputs: tuple[TensorSpec, ...] = ()
+    model_outputs: tuple[TensorSpec, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The step files that are declared."""
+        declared = {
+            "preprocess.py": self.preprocess,
+            "postprocess.py": self.postprocess,
+            "generate.py": self.generate,
+        }
+        return tuple(name for name, what in declared.items() if what is not None)

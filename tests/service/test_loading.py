@@ -143,7 +143,7 @@ class Bench:
 
     def loader(self, **settings: Any) -> Loader:
         chosen = Settings(model_repository=self.folder / "models", cache_dir=self.folder / "cache", **settings)
-        return Loader(chosen, "cpu", self.audience, self.compiler)
+        return Loader(chosen, "cpu", self.audience, self.folder / "runtime", self.compiler)
 
 
 @pytest.fixture

@@ -14,16 +14,16 @@ import pytest
 from compiler.spec import TensorSpec
 from service.engine.messages import Failure, Infer, Result
 from service.engine.served import Pending
-from service.engine.steps.process import StepsFailed
 from service.engine.stepped import SteppedModel
+from service.engine.steps.process import StepsFailed
 from service.engine.surround import surround
 from service.errors import Code
 from service.repository.catalog import Entry
 from service.repository.config import Batching
 from service.repository.scheduling import Steps
 from service.tensors import SequencePoint, pack_bytes, unpack_bytes
-from tests.service.engine.doubling import Doubling, Replies, until
 from tests.fakes import entry
+from tests.service.engine.doubling import Doubling, Replies, until
 
 TEXT = TensorSpec("text", "BYTES", (-1, 1))
 ANSWER = TensorSpec("answer", "BYTES", (-1, 1))
@@ -75,6 +75,16 @@ def postprocess(outputs, inputs):
     if rows[0].startswith("value"):
         raise ValueError("not the client's fault")
     return {"answer": np.array(rows, object).reshape(-1, 1)}
+"""
+
+
+SLOW = """
+import time
+
+def preprocess(inputs):
+    value = float(inputs["text"][0, 0])
+    time.sleep(value / 100)
+    return {"x": [[value, 0, 0]]}
 """
 
 
@@ -278,10 +288,7 @@ def test_what_a_client_left_behind_is_not_answered(make: Make) -> None:
 
 
 def test_requests_of_one_sequence_reach_the_model_in_their_order(make: Make) -> None:
-    slow = (
-        "import time\ndef preprocess(inputs):\n    value = float(inputs['text'][0, 0])\n    time.sleep(value / 100)\n"
-    )
-    bench = make({"preprocess.py": slow + "    return {'x': [[value, 0, 0]]}"}, python={"processes": 2})
+    bench = make({"preprocess.py": SLOW}, python={"processes": 2})
     for number, text in enumerate(("9", "0", "5", "0"), 1):
         bench.submit(number, text, sequence=SequencePoint(5, number == 1))
     for number in range(1, 5):
