@@ -87,7 +87,10 @@ TIMING = {
 }
 REFUSALS = {
     "400": "The request does not fit the model",
+    "401": "A token is missing or not known, where the server asks for one",
+    "403": "The token's scopes do not suffice, or this API is restricted",
     "413": "The request is larger than the limits of this server",
+    "429": "Too much work waits, where the server is set to say so",
     "500": "The model failed on this input",
     "501": "A feature this server does not have",
     "503": "Not ready, or too much work waits",

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from service.control import Control
-from service.errors import InvalidInput
+from service.errors import InvalidInput, Unavailable
 from service.rest.json_text import parse_json
 
 NOT_READY = 503
@@ -36,7 +36,7 @@ def _add_server_routes(router: APIRouter, control: Control) -> None:
 
     @router.get("/health/ready", summary="Does it serve all that it should?")
     async def ready() -> JSONResponse:
-        return JSONResponse({"ready": control.is_ready}, 200 if control.is_ready else NOT_READY)
+        return _readiness({"ready": control.is_ready})
 
     @router.get("/models", summary="The names of the models")
     async def names() -> dict[str, list[str]]:
@@ -55,10 +55,15 @@ def _add_server_routes(router: APIRouter, control: Control) -> None:
         ]
 
 
+def _readiness(answer: dict[str, Any]) -> JSONResponse:
+    if answer["ready"]:
+        return JSONResponse(answer)
+    return JSONResponse(answer, NOT_READY, {"retry-after": str(round(Unavailable.retry_after_s))})
+
+
 def _add_model_routes(router: APIRouter, control: Control) -> None:
     def ready(name: str, version: str) -> JSONResponse:
-        is_ready = control.is_model_ready(name, version)
-        return JSONResponse({"name": name, "ready": is_ready}, 200 if is_ready else NOT_READY)
+        return _readiness({"name": name, "ready": control.is_model_ready(name, version)})
 
     @router.get("/models/{name}", summary="Inputs and outputs of a model")
     async def metadata(name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from service.limits import Limits
 from service.plane import Plane
 from service.repository.catalog import Entry
 from service.rest.app import create_app
+from service.security import make_guard
 from service.settings import Settings
 from tests.fakes import FakeCounter, FakeEngines, catalog
 
@@ -28,7 +29,9 @@ class Client:
         for entry in more:
             self.engines.know(entry)
         settings = {"max_body_bytes": max_body_bytes, **settings}
-        self.app = create_app(self.plane, Control(self.plane), Settings(**settings))
+        made = Settings(**settings)
+        self.guard = make_guard(made.token_file, made.restricted_api)
+        self.app = create_app(self.plane, Control(self.plane), made, self.guard)
 
     @property
     def limits(self) -> Limits:
