@@ -12,8 +12,7 @@ from service.repository.catalog import Entry
 
 CONTRACT = (  # what requests are held to, and how they are run
     *("inputs", "outputs", "max_batch_size", "buckets", "instances", "batching"),
-    *("sequencing", "hidden"),
-    *("sequencing", "ensemble", "steps"),
+    *("sequencing", "hidden", "ensemble", "steps"),
 )
 DESCRIPTION = ("description", "labels", "images", "aliases", "response_cache")
 

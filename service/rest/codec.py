@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from compiler.spec import ITEM_SIZES
-from service.errors import InvalidInput, Unsupported
+from service.errors import InvalidInput
 from service.limits import Limits
 from service.rest.arrays import array_to_bytes, json_to_tensor
+from service.sequence_point import SEQUENCE_KEYS, read_sequence
 from service.rest.json_text import DEFAULT_LIMITS, dump_json, kind, parse_json, short
 from service.shared_memory import read_placement
 from service.tensors import (
@@ -24,6 +25,7 @@ from service.tensors import (
     InferResponse,
     Placement,
     RequestedOutput,
+    SequencePoint,
     Tensor,
     to_numpy,
 )
@@ -31,7 +33,6 @@ from service.tensors import (
 RESERVED_PREFIX = "triton_"  # reserved by the protocol's extensions; a client's own parameter must not use it
 NOTHING = memoryview(b"")
 MAX_NAME = 256  # a refusal repeats the name
-SEQUENCES = ("sequence_id", "sequence_start", "sequence_end")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class ParsedRequest:
     priority: int
     shared_inputs: dict[str, Placement] = field(default_factory=dict)
     shared_outputs: dict[str, Placement] = field(default_factory=dict)
+    sequence: SequencePoint | None = None
 
     def asked_of(self, bare: InferRequest) -> InferRequest:
         """This request, of the model that `bare` names."""
@@ -61,6 +63,7 @@ class ParsedRequest:
             arrived=bare.arrived,
             shared_inputs=self.shared_inputs,
             shared_outputs=self.shared_outputs,
+            sequence=self.sequence,
         )
 
 
@@ -97,7 +100,16 @@ def parse_request(request: dict[str, Any], blobs: memoryview, limits: Limits = D
         raise InvalidInput(f"id must be a string, got {kind(identity)}")
     default = _boolean(parameters.get("binary_data_output", False), "binary_data_output")
     return ParsedRequest(
-        identity, tuple(inputs), outputs, binary, default, timeout_us, priority, shared, shared_outputs
+        identity,
+        tuple(inputs),
+        outputs,
+        binary,
+        default,
+        timeout_us,
+        priority,
+        shared,
+        shared_outputs,
+        read_sequence({key: parameters.get(key) for key in SEQUENCE_KEYS}),
     )
 
 
@@ -161,9 +173,6 @@ def _parse_outputs(
 
 def _scheduling(parameters: dict[str, Any]) -> tuple[int, int]:
     """`timeout` (microseconds) and `priority` of a request; what cannot be honoured is refused."""
-    for key in SEQUENCES:
-        if parameters.get(key):
-            raise Unsupported(f"parameter '{key}': sequences are not supported by this server")
     for key in parameters:
         if key.startswith(RESERVED_PREFIX):
             raise InvalidInput(

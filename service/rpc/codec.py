@@ -12,7 +12,7 @@ import numpy as np
 
 from protos.inference_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
 from service.errors import InvalidInput
-from service.rpc.parameters import find_placement, read_output, read_request
+from service.rpc.parameters import find_placement, read_output, read_point, read_request
 from service.tensors import (
     NUMPY_TYPES,
     InferRequest,
@@ -71,6 +71,7 @@ def decode(message: ModelInferRequest, *, deadline: float | None, arrived: float
         arrived=arrived,
         shared_inputs=shared,
         shared_outputs=_placements("output", message.outputs),
+        sequence=read_point(message.parameters) if message.parameters else None,
     )
 
 

@@ -8,28 +8,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from protos.inference_pb2 import InferParameter
-from service.errors import InvalidInput, Unsupported
+from service.errors import InvalidInput
+from service.sequence_point import SEQUENCE_KEYS, read_sequence
 from service.shared_memory import read_placement
-from service.tensors import Placement, RequestedOutput
+from service.tensors import Placement, RequestedOutput, SequencePoint
 
 Parameters = Mapping[str, InferParameter]
 
 RESERVED_PREFIX = "triton_"
 EMPTY_FINAL = "triton_enable_empty_final_response"  # asked on streams: every request here has exactly one, final answer
-SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 REGION = "shared_memory_region"
 
 
 def read_request(parameters: Parameters) -> tuple[int, int]:
     """(timeout in microseconds, priority), 0 where absent. Raises InvalidInput, Unsupported."""
     for key in parameters:
-        if key in SEQUENCE and _value(parameters[key]):
-            raise Unsupported(f"parameter '{key}': this server has no stateful sequences: leave it out")
         if key.startswith(RESERVED_PREFIX) and key != EMPTY_FINAL:
             raise InvalidInput(
                 f"parameter '{key}': names that begin with '{RESERVED_PREFIX}' are reserved: choose another"
             )
     return _count(parameters, "timeout", "the request"), _count(parameters, "priority", "the request")
+
+
+def read_point(parameters: Parameters) -> SequencePoint | None:
+    """Where in a sequence the request belongs, None: in none. Raises InvalidInput."""
+    values = {key: _value(parameters[key]) for key in SEQUENCE_KEYS if key in parameters}
+    identity = values.get("sequence_id")
+    if type(identity) is int and identity < 0:
+        values["sequence_id"] = identity + (1 << 64)  # a C++ client's number above 2^63, in the one kind it knows
+    return read_sequence(values)
 
 
 def find_placement(where: str, parameters: Parameters) -> Placement | None:
