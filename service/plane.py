@@ -24,6 +24,7 @@ from service.tensors import Buffer, InferRequest, InferResponse, RequestedOutput
 
 OUTCOMES = {
     Code.INVALID: "invalid",
+    Code.UNKNOWN_SEQUENCE: "invalid",
     Code.NOT_FOUND: "invalid",
     Code.TOO_LARGE: "invalid",
     Code.UNSUPPORTED: "invalid",
@@ -156,6 +157,7 @@ class Plane:
             self._deadline(request, entry),
             request.priority,
             entry.contract,
+            request.sequence if entry.sequencing is not None or entry.ensemble is not None else None,
         )
         result, blobs = await self._engines.infer(message, [tensor.data for tensor in inputs])
         outputs = tuple(
