@@ -15,8 +15,8 @@ from compiler.spec import ITEM_SIZES
 from service.errors import InvalidInput
 from service.limits import Limits
 from service.rest.arrays import array_to_bytes, json_to_tensor
-from service.sequence_point import SEQUENCE_KEYS, read_sequence
 from service.rest.json_text import DEFAULT_LIMITS, dump_json, kind, parse_json, short
+from service.sequence_point import read_sequence
 from service.shared_memory import read_placement
 from service.tensors import (
     MAX_RANK,
@@ -109,7 +109,7 @@ def parse_request(request: dict[str, Any], blobs: memoryview, limits: Limits = D
         priority,
         shared,
         shared_outputs,
-        read_sequence({key: parameters.get(key) for key in SEQUENCE_KEYS}),
+        read_sequence(parameters) if parameters else None,
     )
 
 
