@@ -12,6 +12,7 @@ from compiler.spec import TensorSpec
 from service import __version__
 from service.extensions import Extensions, Nobody
 from service.plane import Plane
+from service.repository import ensemble_scheduling
 from service.repository.catalog import Entry
 from service.statistics import Key, Totals, model_statistics
 
@@ -82,7 +83,7 @@ class Control:
         return {
             "name": name,
             "versions": [entry.version] if version else versions,
-            "platform": PLATFORM,
+            "platform": PLATFORM if entry.ensemble is None else ensemble_scheduling.PLATFORM,
             "inputs": [_tensor_metadata(spec) for spec in entry.inputs],
             "outputs": [_tensor_metadata(spec) for spec in entry.outputs],
         }
@@ -143,6 +144,8 @@ class Control:
                     "default_timeout_microseconds": entry.batching.timeout_us,
                 },
             }
+        if entry.ensemble is not None:
+            return ensemble_scheduling.as_ensemble(config, entry.ensemble)
         return config
 
 

@@ -7,7 +7,7 @@ by `repository/schema_ensemble.py`; `engine/ensemble.py` runs the steps.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from msgspec import structs
@@ -97,6 +97,38 @@ class Ensembles:
         called = {step.model for step in config.ensemble.steps}
         inner = [other for other, _ in self._found.values() if other.name in called]
         return max((self._depth(other, above + 1) for other in inner), default=above)
+
+
+def called_only_by(name: str, catalog: Catalog, keep: Collection[str]) -> list[str]:
+    """The models that an ensemble calls, also by way of others, and that nobody else needs: not those to `keep`.
+
+    Those that call others come first.
+    """
+    found: list[str] = []
+    left = sorted(_called([name], catalog) - {*keep, name})
+    while left:
+        # What is still called by one that stays, stays; each round may free what only those before called.
+        staying = {entry.name for entry in catalog.entries()} - {name, *found}
+        free = [each for each in left if each not in _called(staying - {each}, catalog, leaving={name, *found})]
+        if not free:
+            break
+        found += free
+        left = [each for each in left if each not in free]
+    return found
+
+
+def _called(names: Collection[str], catalog: Catalog, leaving: Collection[str] = ()) -> set[str]:
+    """What these call, also by way of others that are not `leaving`."""
+    found: set[str] = set()
+    left = list(names)
+    while left:
+        name = left.pop()
+        for entry in catalog.versions(name) if catalog.has(name) and name not in leaving else ():
+            for step in entry.ensemble.steps if entry.ensemble is not None else ():
+                if step.model not in found:
+                    found.add(step.model)
+                    left.append(step.model)
+    return found
 
 
 Step = tuple[EnsembleStep, Entry]

@@ -106,11 +106,11 @@ class Extensions:
         upload = await asyncio.to_thread(write_upload, self.runtime_directory, model, files) if files else ""
         await self._parent.ask(LoadModel(model, override, str(upload)))
 
-    async def unload(self, model: str) -> None:
-        """Serve a model no more. There are no models that depend on others. Raises NotFound or Unsupported."""
+    async def unload(self, model: str, *, with_members: bool = False) -> None:
+        """Serve a model no more; of an ensemble also what was loaded for it alone. Raises NotFound or Unsupported."""
         self._check_explicit()
         self._check_model(model)
-        await self._parent.ask(UnloadModel(model))
+        await self._parent.ask(UnloadModel(model, with_members))
 
     def _check_explicit(self) -> None:
         if not self.is_explicit:

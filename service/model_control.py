@@ -18,10 +18,11 @@ from service.deployment import Deployment
 from service.describe import not_loaded
 from service.engine.fleet import Key
 from service.engine.messages import LoadModel, UnloadModel
+from service.ensembles import called_only_by
 from service.errors import InvalidInput, NotFound, ServiceError
 from service.repository.catalog import Entry
 from service.repository.poller import Look, changes, look
-from service.repository.storage import MODEL_NAME, FoundModel, RepositoryError, find, model_folders
+from service.repository.storage import MODEL_NAME, FoundModel, RepositoryError, find, members, model_folders
 from service.repository.uploads import is_upload, remove_upload
 from service.settings import Settings
 
@@ -56,6 +57,7 @@ class ModelControl:
         self._runtime_directory = runtime_directory
         self._turns: dict[str, asyncio.Lock] = {}
         self._uploads: dict[str, Path] = {}  # model -> the folder that its files came to
+        self._asked_for = set(settings.load_model)  # by name; others were loaded because an ensemble calls them
         self._retiring: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -73,27 +75,30 @@ class ModelControl:
         upload = Path(change.upload) if change.upload else None
         try:
             override = json.loads(change.override) if change.override else {}
+            for name in await self._missing_members(change.name, override, upload):
+                async with self._turn(name):
+                    await self._load(name, {}, None)
             async with self._turn(change.name):
                 await self._load(change.name, override, upload)
         except BaseException:
             if upload is not None:
                 remove_upload(self._runtime_directory, upload)
             raise
-        before = self._uploads.pop(change.name, None)
-        if before is not None:
-            remove_upload(self._runtime_directory, before)
-        if upload is not None:
-            self._uploads[change.name] = upload
+        self._asked_for.add(change.name)
+        self._replace_upload(change.name, upload)
 
     async def unload(self, change: UnloadModel) -> None:
         """Serve a model no more. Raises NotFound."""
-        async with self._turn(change.name):
-            entries = self._deployment.catalog.versions(change.name)
-            self._loader.give_up(change.name)
-            await self._unload([_key(entry) for entry in entries], is_there=True)
-        before = self._uploads.pop(change.name, None)
-        if before is not None:
-            remove_upload(self._runtime_directory, before)
+        leaving = [change.name]
+        if change.with_members and EVERYTHING not in self._asked_for:
+            leaving += called_only_by(change.name, self._deployment.catalog, keep=self._asked_for)
+        for name in leaving:
+            async with self._turn(name):
+                entries = self._deployment.catalog.versions(name)
+                self._loader.give_up(name)
+                await self._unload([_key(entry) for entry in entries], is_there=True)
+            self._asked_for.discard(name)
+            self._replace_upload(name, None)
 
     def retire(self, key: Key, keep: int) -> None:
         """Only the contract `keep` of a version serves on: the engines let go of others when nobody sends to them."""
@@ -149,6 +154,35 @@ class ModelControl:
         """One change of a model at a time."""
         return self._turns.setdefault(name, asyncio.Lock())
 
+    def _replace_upload(self, name: str, upload: Path | None) -> None:
+        before = self._uploads.pop(name, None)
+        if before is not None:
+            remove_upload(self._runtime_directory, before)
+        if upload is not None:
+            self._uploads[name] = upload
+
+    async def _missing_members(self, name: str, override: dict[str, Any], upload: Path | None) -> list[str]:
+        """What an ensemble calls and does not serve yet, those first that others call. Raises as `_find`."""
+        found: list[str] = []
+        catalog, seen = self._deployment.catalog, {name}
+
+        async def look_into(model: FoundModel) -> None:
+            for member in members(model):
+                if member not in seen:
+                    seen.add(member)
+                    if not catalog.has(member) or not catalog.entry(member).is_ready:
+                        await look_into(await asyncio.to_thread(self._find_member, model.name, member))
+                        found.append(member)
+
+        await look_into(await asyncio.to_thread(self._find, name, override, upload))
+        return found
+
+    def _find_member(self, ensemble: str, name: str) -> FoundModel:
+        try:
+            return self._find(name, {}, None)
+        except NotFound as error:
+            raise InvalidInput(f"model '{ensemble}' cannot be loaded: it calls an {error}") from error
+
     async def _load(self, name: str, override: dict[str, Any], upload: Path | None) -> None:
         model = await asyncio.to_thread(self._find, name, override, upload)
         loaded = [entry for entry in self._deployment.catalog.entries() if entry.name == name]
@@ -167,7 +201,8 @@ class ModelControl:
     def _find(self, name: str, override: dict[str, Any], upload: Path | None) -> FoundModel:
         """The model as it shall be loaded. Raises NotFound or InvalidInput."""
         unknown = NotFound(f"unknown model '{name[:128]}': the model repository has none of that name")
-        if not MODEL_NAME.fullmatch(name) or (self._settings.models and name not in self._settings.models):
+        chosen = self._settings.models
+        if not MODEL_NAME.fullmatch(name) or (chosen and name not in chosen and not self._deployment.catalog.has(name)):
             raise unknown
         if upload is not None and not is_upload(self._runtime_directory, upload):
             raise InvalidInput("the files of the load call are not where they should be")

@@ -221,9 +221,10 @@ class LoadModel(Message, frozen=True):
 
 
 class UnloadModel(Message, frozen=True):
-    """Serve this model no more."""
+    """Serve this model no more; of an ensemble also the models, where they were loaded for it alone."""
 
     name: str
+    with_members: bool = False
 
 
 Change = RegisterRegion | UnregisterRegions | ChangeTrace | ChangeLog | LoadModel | UnloadModel

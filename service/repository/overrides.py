@@ -12,6 +12,7 @@ from typing import Any
 
 from service.errors import InvalidInput
 from service.repository.config import merge
+from service.repository.ensemble_scheduling import PLATFORM, read_ensemble
 
 MAX_CHARACTERS = 1_000_000
 OURS = ("name", "platform", "backend", "parameters")  # said back by clients that edit what model_config answered
@@ -54,6 +55,8 @@ def _parse(text: str) -> dict[str, Any]:
 def _check_name(model: str, config: dict[str, Any]) -> None:
     if config.get("name") not in (None, "", model):
         raise InvalidInput(f"config: name must be '{model}', or left out")
+    if config.get("ensemble_scheduling") and config.get("platform") == PLATFORM:
+        return
     for key, known in (("platform", "pytorch_torchere"), ("backend", "pytorch")):
         if config.get(key) not in (None, "", known):
             raise InvalidInput(f"config: {key} must be '{known}', or left out")
@@ -175,4 +178,5 @@ READERS: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "instance_group": _instances,
     "version_policy": _policy,
     "dynamic_batching": _batching,
+    "ensemble_scheduling": lambda value, config: read_ensemble(value),
 }

@@ -57,10 +57,11 @@ def _add_models(router: APIRouter, extensions: Extensions) -> None:
 
     @router.post("/repository/models/{name}/unload", summary="Serve a model no more")
     async def unload(name: str, request: Request) -> dict[str, Any]:
-        for key, value in _parameters(await _body(request)).items():
+        parameters = _parameters(await _body(request))
+        for key, value in parameters.items():
             if key != UNLOAD_DEPENDENTS or not isinstance(value, bool):
                 raise InvalidInput(f"parameter '{key[:100]}': an unload call takes unload_dependents, true or false")
-        await extensions.unload(name)
+        await extensions.unload(name, with_members=parameters.get(UNLOAD_DEPENDENTS, False))
         return {}
 
 

@@ -51,7 +51,8 @@ class AdminCalls(GRPCInferenceServiceServicer):
             for key, parameter in request.parameters.items():
                 if key != UNLOAD_DEPENDENTS or parameter.WhichOneof("parameter_choice") != "bool_param":
                     raise InvalidInput(f"parameter '{key[:100]}': an unload call takes unload_dependents, a boolean")
-            await self._control.extensions.unload(name)
+            with_members = request.parameters[UNLOAD_DEPENDENTS].bool_param if request.parameters else False
+            await self._control.extensions.unload(name, with_members=with_members)
             return messages.RepositoryModelUnloadResponse(model_name=name, isUnloaded=True)
 
     async def ModelStatistics(

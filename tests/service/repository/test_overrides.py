@@ -60,6 +60,25 @@ def read(**config: Any) -> dict[str, Any]:
         ),
         (
             {
+                "platform": "ensemble",
+                "ensemble_scheduling": {
+                    "step": [
+                        {"model_name": "a", "model_version": -1, "input_map": {"x": "t"}, "output_map": {"y": "u"}},
+                        {"model_name": "b", "model_version": "2", "input_map": {"x": "u"}, "output_map": {"y": "v"}},
+                    ]
+                },
+            },
+            {
+                "ensemble": {
+                    "steps": [
+                        {"model": "a", "inputs": {"x": "t"}, "outputs": {"y": "u"}},
+                        {"model": "b", "inputs": {"x": "u"}, "outputs": {"y": "v"}, "version": 2},
+                    ]
+                }
+            },
+        ),
+        (
+            {
                 "sequence_batching": {},
                 "response_cache": {"enable": False},
                 "model_warmup": [],
@@ -84,7 +103,8 @@ def test_what_has_a_meaning_is_read(config: dict[str, Any], expected: dict[str, 
         ({"name": "other"}, "name must be 'm'"),
         ({"backend": "tensorflow"}, "backend must be 'pytorch'"),
         ({"trust": True}, "'trust' is not supported"),
-        ({"ensemble_scheduling": {"step": [1]}}, "'ensemble_scheduling' is not supported"),
+        ({"ensemble_scheduling": {"step": [1]}}, "ensemble_scheduling must be an object with a list of steps"),
+        ({"ensemble_scheduling": {"step": [{"model_namespace": "n"}]}}, "'model_namespace' of a step is not supported"),
         ({"response_cache": {"enable": True}}, "'response_cache' is not supported"),
         ({"max_batch_size": -1}, "max_batch_size must be a whole number, 0 or more"),
         ({"max_batch_size": True}, "max_batch_size must be a whole number"),
