@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from service.errors import InvalidInput
-from service.tensors import Tensor, pack_bytes, shape_text, to_numpy
+from service.repository.catalog import Entry
+from service.tensors import RequestedOutput, Tensor, pack_bytes, shape_text, to_numpy
 
 MAX_CLASSES = 1_000_000  # the bound that Triton sets on its answer
 
@@ -35,3 +36,21 @@ def classify(tensor: Tensor, count: int, labels: tuple[str, ...], batched: bool)
 def _string(value: object, index: int, labels: tuple[str, ...]) -> bytes:
     label = f":{labels[index]}" if index < len(labels) else ""
     return f"{float(value):f}:{index}{label}".encode()  # type: ignore[arg-type]
+
+
+def choose_outputs(
+    outputs: tuple[Tensor, ...], wanted: tuple[RequestedOutput, ...], entry: Entry
+) -> tuple[Tensor, ...]:
+    """The outputs that were asked for, in that order, as classes where that was asked."""
+    produced = {tensor.name: tensor for tensor in outputs}
+    return tuple(
+        classify(
+            produced[output.name],
+            output.classification,
+            entry.labels.get(output.name, ()),
+            bool(entry.max_batch_size),
+        )
+        if output.classification
+        else produced[output.name]
+        for output in wanted
+    )

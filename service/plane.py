@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Protocol
 
 from msgspec.structs import replace
 
 from service.checks import check_inputs, check_outputs
-from service.classify import classify
+from service.classify import choose_outputs
 from service.defaults import fill_inputs
 from service.engine.messages import Infer, Result
-from service.errors import Code, Exhausted, ServiceError, Unavailable
+from service.errors import Code, Exhausted, NotFound, ServiceError, Unavailable, Unsupported
+from service.gpu_places import place, take_places, tell_places
 from service.repository.catalog import Catalog, Entry
 from service.response_cache import ResponseCache, digest_inputs
-from service.shared_memory import Regions, write_outputs
+from service.shared_memory import CudaRegion, Regions, write_outputs
 from service.tensors import Buffer, InferRequest, InferResponse, RequestedOutput, Tensor
 
 OUTCOMES = {
@@ -35,10 +37,17 @@ OUTCOMES = {
 }
 
 
+MANY_RESPONSES = (
+    "model '{}' answers a request with any number of responses: use POST .../generate or .../generate_stream, or "
+    "ModelStreamInfer over gRPC"
+)
+
+
 class Engines(Protocol):
     """What the plane asks of `engine/client.py`: run one message, with its tensors, on the least busy engine."""
 
     async def infer(self, message: Infer, blobs: Sequence[Buffer]) -> tuple[Result, list[memoryview]]: ...
+    def stream(self, message: Infer, blobs: Sequence[Buffer]) -> AsyncGenerator[tuple[Result, list[memoryview]]]: ...
 
 
 class Counter(Protocol):
@@ -55,6 +64,7 @@ class Plane:
         self.catalog = Catalog()
         self.cache: ResponseCache | None = None
         self.regions = Regions()
+        self.cuda_regions: tuple[CudaRegion, ...] = ()
         self.is_draining = False
         self.says_exhausted = False  # of a full queue, in place of unavailable
         self.in_flight = 0
@@ -94,6 +104,10 @@ class Plane:
         try:
             entry = self._admit(request)
             version = entry.version
+            if entry.is_decoupled:
+                raise Unsupported(MANY_RESPONSES.format(entry.name))
+            if self.cuda_regions and (request.shared_inputs or request.shared_outputs):
+                request = take_places(request, self.cuda_regions)
             targets = self.regions.targets(request) if request.shared_outputs else {}
             if request.shared_inputs:
                 request = self.regions.read_inputs(request)
@@ -105,6 +119,8 @@ class Plane:
             response = await run(request, entry, rows, wanted)
             if targets:
                 response = write_outputs(request, response, targets)
+            if request.on_gpu is not None:
+                response = tell_places(response, request.on_gpu)
             outcome = "success"
             return response
         except ServiceError as error:
@@ -116,12 +132,53 @@ class Plane:
             outcome = "cancelled"
             raise
         finally:
-            self.in_flight -= 1
-            if self.is_draining and not self.in_flight:
-                self._is_idle.set()
-            # A name that no model has must not become a label of a metric: version is "" until the model is found.
-            model = request.model if version else ""
-            self._counter.finished(model, version, request.protocol, outcome, self._clock() - started, rows)
+            self._finished(request, version, outcome, started, rows)
+
+    async def stream(self, request: InferRequest) -> AsyncGenerator[InferResponse]:
+        """Check, run and answer one request of any model: with each response as it comes, or with its one.
+
+        Where there may be several, the last has no outputs and says only that it is final. Raises as `infer` does; who
+        leaves before the end, by closing this, ends the work.
+        """
+        if not self._is_decoupled(request):
+            yield await self.infer(request)
+            return
+        started = request.arrived or self._clock()
+        version, rows, outcome = "", 0, "cancelled"  # until something else happens, the client has left
+        self.in_flight += 1
+        try:
+            entry = self._admit(request)
+            version = entry.version
+            if request.shared_outputs:
+                raise Unsupported(f"model '{entry.name}' answers in several responses: shared memory holds one")
+            request = self.regions.read_inputs(request) if request.shared_inputs else request
+            rows = check_inputs(request.inputs, entry)
+            if len(request.inputs) < len(entry.inputs):
+                request = replace(request, inputs=fill_inputs(request.inputs, entry, rows))
+            wanted = check_outputs(request.outputs, entry)
+            async with aclosing(self._engines.stream(*self._message(request, entry, rows))) as answers:
+                async for result, blobs in answers:
+                    outcome = "success" if result.is_final else outcome
+                    yield self._response(request, entry, wanted, result, blobs)
+        except ServiceError as error:
+            outcome = OUTCOMES.get(error.code, "failed")
+            raise
+        finally:
+            self._finished(request, version, outcome, started, rows)
+
+    def _is_decoupled(self, request: InferRequest) -> bool:
+        try:
+            return self.catalog.entry(request.model, request.version).is_decoupled
+        except NotFound:
+            return False
+
+    def _finished(self, request: InferRequest, version: str, outcome: str, started: float, rows: int) -> None:
+        self.in_flight -= 1
+        if self.is_draining and not self.in_flight:
+            self._is_idle.set()
+        # A name that no model has must not become a label of a metric: version is "" until the model is found.
+        model = request.model if version else ""
+        self._counter.finished(model, version, request.protocol, outcome, self._clock() - started, rows)
 
     def version_of(self, model: str, alias: str) -> str:
         """The version that an alias of a model stands for now. Raises NotFound."""
@@ -142,6 +199,10 @@ class Plane:
     async def _run(
         self, request: InferRequest, entry: Entry, rows: int, wanted: tuple[RequestedOutput, ...]
     ) -> InferResponse:
+        result, blobs = await self._engines.infer(*self._message(request, entry, rows))
+        return self._response(request, entry, wanted, result, blobs)
+
+    def _message(self, request: InferRequest, entry: Entry, rows: int) -> tuple[Infer, list[Buffer]]:
         self._next_id += 1
         inputs = request.inputs
         if len(inputs) > 1:
@@ -159,17 +220,37 @@ class Plane:
             entry.contract,
             request.sequence if entry.sequencing is not None or entry.ensemble is not None else None,
         )
-        result, blobs = await self._engines.infer(message, [tensor.data for tensor in inputs])
+        data = [tensor.data for tensor in inputs]
+        if request.on_gpu is not None:
+            message, data = place(message, data, request.on_gpu, entry)
+        return message, data
+
+    def _response(
+        self,
+        request: InferRequest,
+        entry: Entry,
+        wanted: tuple[RequestedOutput, ...],
+        result: Result,
+        blobs: list[memoryview],
+    ) -> InferResponse:
+        specs = () if entry.is_decoupled and result.is_final else entry.outputs
         outputs = tuple(
             [
                 Tensor(spec.name, spec.datatype, shape, blob)
-                for spec, shape, blob in zip(entry.outputs, result.shapes, blobs, strict=True)
+                for spec, shape, blob in zip(specs, result.shapes, blobs, strict=True)
             ]
         )
-        if request.outputs:
-            outputs = _choose(outputs, wanted, entry)
+        if request.outputs and specs:
+            outputs = choose_outputs(outputs, wanted, entry)
         return InferResponse(
-            entry.name, entry.version, request.id, outputs, result.phases, batch=result.batch, bucket=result.bucket
+            entry.name,
+            entry.version,
+            request.id,
+            outputs,
+            result.phases,
+            batch=result.batch,
+            bucket=result.bucket,
+            is_final=result.is_final,
         )
 
     async def _recall(
@@ -177,7 +258,7 @@ class Plane:
     ) -> InferResponse:
         """Answer with what is kept; where nothing is, as `_run`, and keep all outputs, whichever were asked for."""
         source = self.cache.source(entry) if self.cache is not None else None
-        if self.cache is None or source is None or request.sequence is not None:
+        if self.cache is None or source is None or request.sequence is not None or request.on_gpu is not None:
             return await self._run(request, entry, rows, wanted)
         started = self._clock()
         digest = await digest_inputs(request.inputs)
@@ -192,7 +273,7 @@ class Plane:
             seconds += self._clock() - started
         self._counter.looked_up(entry.name, entry.version, kept is not None, seconds)
         if request.outputs:
-            response = replace(response, outputs=_choose(response.outputs, wanted, entry))
+            response = replace(response, outputs=choose_outputs(response.outputs, wanted, entry))
         return response
 
     def _deadline(self, request: InferRequest, entry: Entry) -> float | None:
@@ -202,19 +283,3 @@ class Plane:
             return request.deadline
         due = self._clock() + timeout_us / 1e6
         return due if request.deadline is None else min(due, request.deadline)
-
-
-def _choose(outputs: tuple[Tensor, ...], wanted: tuple[RequestedOutput, ...], entry: Entry) -> tuple[Tensor, ...]:
-    """The outputs that were asked for, in that order, as classes where that was asked."""
-    produced = {tensor.name: tensor for tensor in outputs}
-    return tuple(
-        classify(
-            produced[output.name],
-            output.classification,
-            entry.labels.get(output.name, ()),
-            bool(entry.max_batch_size),
-        )
-        if output.classification
-        else produced[output.name]
-        for output in wanted
-    )
