@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from service.describe import as_clients_see
 from service.engine.fleet import Key
 from service.engine.messages import EngineAddress, Load, Loaded, LoadFailed, Snapshot, Unload, Unloaded
 from service.engine.offers import GivenUp, Offer, Swapped
@@ -66,7 +67,7 @@ class Deployment:
     def snapshot(self) -> Snapshot:
         """What frontends serve from now on."""
         ready = {(entry.name, entry.version): entry.contract for entry in self.catalog.entries() if entry.is_ready}
-        return Snapshot(self.catalog.entries(), self._rollout.fleet.usable(ready))
+        return Snapshot(tuple(map(as_clients_see, self.catalog.entries())), self._rollout.fleet.usable(ready))
 
     def count_seconds(self, seconds: float) -> None:
         """So much time has passed: called every so often."""

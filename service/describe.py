@@ -11,6 +11,7 @@ import msgspec
 
 from compiler import Progress
 from compiler.manifest import Manifest
+from service.errors import without_paths
 from service.repository.catalog import Entry, State
 from service.repository.config import ModelConfig
 
@@ -61,6 +62,14 @@ def describe_artifact(config: ModelConfig, version: str, manifest: Manifest, ori
         origin=origin,
         seconds=seconds,
     )
+
+
+def as_clients_see(entry: Entry) -> Entry:
+    """The entry with reasons that name files, but not where they lie."""
+    reason, progress = without_paths(entry.reason), without_paths(entry.progress)
+    if (reason, progress) == (entry.reason, entry.progress):
+        return entry
+    return msgspec.structs.replace(entry, reason=reason, progress=progress)
 
 
 def not_loaded(name: str, version: str, reason: str) -> Entry:

@@ -21,7 +21,11 @@ Knows no protocol: `rest/errors.py` and `rpc/errors.py` own one table each, from
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
+
+
+ABSOLUTE_PATH = re.compile(r"""(?<![\w.:/])/(?:[^\s'"/:,;()\[\]]+/)+([^\s'"/:,;()\[\]]*)""")
 
 
 class Code(StrEnum):
@@ -130,5 +134,19 @@ BY_CODE: dict[Code, type[ServiceError]] = {
 
 
 def from_code(code: str, message: str) -> ServiceError:
-    """The error that crossed a process border as a code and a sentence."""
+    """The error that a server told as a code and a sentence."""
     return BY_CODE[Code(code)](message)
+
+
+def from_inside(code: str, message: str) -> ServiceError:
+    """The error of another process of this service, in the words that a client may read."""
+    return from_code(code, without_paths(message))
+
+
+def without_paths(sentence: str) -> str:
+    """`sentence` with the last part of each absolute path alone: where files lie is no client's business.
+
+    >>> without_paths("FileNotFoundError: no such file: '/srv/models/vocabulary.txt'")
+    "FileNotFoundError: no such file: 'vocabulary.txt'"
+    """
+    return ABSOLUTE_PATH.sub(r"\1", sentence) if "/" in sentence else sentence

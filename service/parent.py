@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from service.engine.messages import Answer, Ask, Change
-from service.errors import Unavailable, from_code
+from service.errors import Unavailable, from_inside
 
 
 class Parent(Protocol):
@@ -49,7 +49,7 @@ class ParentLink:
         if future is None or future.done():
             return  # the client left meanwhile
         if answer.code:
-            future.set_exception(from_code(answer.code, answer.message))
+            future.set_exception(from_inside(answer.code, answer.message))
         else:
             future.set_result(None)
 
