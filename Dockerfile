@@ -11,6 +11,7 @@ ARG PYTHON_IMAGE=python:3.12-slim-bookworm
 ARG CUDA_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
 
 # ---- CPU: PyTorch without CUDA, 200 MB instead of 3 GB
+# checkov:skip=CKV_DOCKER_7: the tag is in the argument above
 FROM ${PYTHON_IMAGE} AS build-cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore

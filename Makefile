@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 MODELS ?= models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint types format bench protos lock docs clean
+.PHONY: help setup serve test lint types format bench protos lock docs clean clients tools
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,11 @@ build/clients/.installed: tests/e2e/foreign/install.sh tests/e2e/foreign/kserve.
 	PYTHON=$(BIN)/python tests/e2e/foreign/install.sh build/clients
 
 clients: build/clients/.installed  ## Fetch the clients of others that tests drive; without them these tests are skipped
+
+build/tools/.installed: tests/deploy/install.sh tests/deploy/tools.txt | $(VENV)/.dev
+	PYTHON=$(BIN)/python tests/deploy/install.sh build/tools
+
+tools: build/tools/.installed  ## Fetch what judges the manifests and rules; without it these tests are skipped
 
 lint: $(VENV)/.dev  ## Check style and formatting
 	$(BIN)/ruff check .

@@ -29,6 +29,7 @@ from service import settings as configuration
 from service.bench.command import bench
 from service.flags import options
 from service.security import SCOPES, append_line, token_line
+from service.triton_flags import translate, triton_options
 
 if TYPE_CHECKING:
     from service.serve import Server
@@ -55,6 +56,7 @@ def main() -> None:
 
 @main.command()
 @options()
+@triton_options
 @CONFIG_OPTION
 def serve(config_file: Path | None, **given: Any) -> None:
     """Compile the models of a repository (or take them from the cache) and serve them.
@@ -62,7 +64,7 @@ def serve(config_file: Path | None, **given: Any) -> None:
     A first start compiles, which takes from seconds to minutes for each model; later starts take the artifacts
     from the cache. Ctrl-C or SIGTERM finishes the accepted requests, then stops; a second one stops at once.
     """
-    settings = _settings(config_file, given)
+    settings = _settings(config_file, translate(given))
     with tempfile.TemporaryDirectory(prefix="torchere-metrics-") as directory:
         # prometheus_client reads this when it is first imported, in this process and in every child.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory

@@ -1,0 +1,243 @@
+"""The manifests: they render, they are what Kubernetes and the operators take, and they fit the program."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from service.cli import main
+from service.observe.sidecar import main as sidecar
+from service.serve import LEAVE_MARGIN_S
+from service.settings import PREFIX, Settings, default_text, variable
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "deploy/kubernetes"
+OVERLAYS = tuple(sorted(path.name for path in (FOLDER / "overlays").iterdir()))
+KSERVE = tuple(sorted((FOLDER / "kserve").glob("*.yaml")))
+POLICY = ROOT / "build/tools/policy/bin"
+RELEASES = ("1.32", "1.37")
+
+kustomize = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl renders the manifests")
+judged = pytest.mark.skipif(not (POLICY / "checkov").exists(), reason="`make tools` fetches what judges manifests")
+
+
+@cache
+def render(overlay: str) -> str:
+    command = ["kubectl", "kustomize", FOLDER / "overlays" / overlay]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def objects(overlay: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(render(overlay)))
+
+
+def pods(overlay: str) -> Iterator[dict[str, Any]]:
+    for each in objects(overlay):
+        if each["kind"] in ("Deployment", "Job"):
+            yield each["spec"]["template"]
+
+
+def containers(overlay: str) -> Iterator[dict[str, Any]]:
+    for pod in pods(overlay):
+        yield from pod["spec"]["containers"]
+
+
+def runtime() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((FOLDER / "kserve/clusterservingruntime.yaml").read_text())
+    return found
+
+
+@pytest.fixture(params=OVERLAYS)
+def rendered(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / f"{request.param}.yaml"
+    path.write_text(render(request.param))
+    return path
+
+
+# What Kubernetes and others say of them.
+
+
+@kustomize
+@judged
+@pytest.mark.parametrize("release", RELEASES)
+def test_kubernetes_takes_every_object(rendered: Path, release: str) -> None:
+    command = [POLICY / "kubernetes-validate", "-k", release, "--strict", rendered]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@kustomize
+@judged
+def test_operators_take_their_resources(rendered: Path) -> None:
+    command = [POLICY / "python", ROOT / "tests/deploy/custom_resources.py", rendered]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@kustomize
+@judged
+def test_policies_are_kept(tmp_path: Path) -> None:
+    for overlay in OVERLAYS:
+        (tmp_path / f"{overlay}.yaml").write_text(render(overlay))
+    shutil.copy(KSERVE[0], tmp_path)
+    command = [POLICY / "checkov", "--config-file", FOLDER / ".checkov.yaml", "--framework", "kubernetes"]
+    done = subprocess.run(
+        [*command, "--directory", tmp_path, "--quiet", "--compact", "--skip-download", "--output", "json"],
+        capture_output=True,
+        text=True,
+    )
+    found = json.loads(done.stdout)
+    failed = [f"{each['check_id']} {each['resource']}" for each in found["results"]["failed_checks"]]
+    assert failed == []
+    assert found["summary"]["passed"] > 100
+
+
+@pytest.mark.skipif("TORCHERE_CRD_SCHEMAS" not in os.environ, reason="needs the schemas of custom resources")
+def test_the_schemas_of_custom_resources_take_them() -> None:
+    if importlib.util.find_spec("jsonschema") is None:
+        pytest.skip("needs jsonschema")
+    from jsonschema import Draft7Validator
+
+    documents = [yaml.safe_load(path.read_text()) for path in KSERVE]
+    documents += [each for overlay in OVERLAYS for each in objects(overlay)]
+    checked = set()
+    for each in documents:
+        name = f"{each['kind'].lower()}_{each['apiVersion'].rpartition('/')[2]}.json"
+        path = Path(os.environ["TORCHERE_CRD_SCHEMAS"]) / name
+        if path.exists():
+            assert [fault.message for fault in Draft7Validator(json.loads(path.read_text())).iter_errors(each)] == []
+            checked.add(each["kind"])
+    assert {"ClusterServingRuntime", "InferenceService", "PodMonitor", "ScaledObject"} <= checked
+
+
+# What they say of the program.
+
+
+def variables_of(container: dict[str, Any]) -> set[str]:
+    return {each["name"] for each in container.get("env", ()) if each["name"].startswith(PREFIX)}
+
+
+@kustomize
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_containers_are_started_as_the_program_wants(overlay: str) -> None:
+    for container in containers(overlay):
+        assert variables_of(container) <= set(map(variable, Settings.model_fields))
+        match container.get("command"):
+            case None:
+                assert container["args"][0] in main.commands
+            case ["python", "-m", "service.observe.sidecar"]:
+                flags = [word for word in container["args"] if word.startswith("--")]
+                known = [name for parameter in sidecar.params for name in parameter.opts]
+                assert set(flags) <= set(known)
+            case other:
+                pytest.fail(f"unknown command {other}")
+
+
+def test_the_runtime_of_kserve_is_started_as_the_program_wants() -> None:
+    (container,) = runtime()["spec"]["containers"]
+    assert variables_of(container) <= set(map(variable, Settings.model_fields))
+    command, *flags = container["args"]
+    result = CliRunner().invoke(main, [command, *flags, "--help"])
+    assert result.exit_code == 0, result.output
+    known = [
+        name for parameter in main.commands[command].params for name in (*parameter.opts, *parameter.secondary_opts)
+    ]
+    assert {flag.partition("=")[0] for flag in flags} <= set(known)
+
+
+@kustomize
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_ports_and_probes_are_those_of_the_program(overlay: str) -> None:
+    named = {port["name"]: port["containerPort"] for each in containers(overlay) for port in each.get("ports", ())}
+    defaults = {name: int(default_text(f"{name}_port")) for name in ("http", "grpc", "metrics")}
+    assert named == defaults
+    for each in objects(overlay):
+        if each["kind"] == "Service":
+            assert {port["targetPort"] for port in each["spec"]["ports"]} <= set(named)
+        if each["kind"] == "PodMonitor":
+            assert {end["port"] for end in each["spec"]["podMetricsEndpoints"]} <= set(named)
+        if each["kind"] == "NetworkPolicy":
+            assert {port["port"] for rule in each["spec"]["ingress"] for port in rule["ports"]} <= set(named)
+
+
+def test_the_probes_ask_what_is_there() -> None:
+    text = (FOLDER / "base/deployment.yaml").read_text() + (FOLDER / "kserve/clusterservingruntime.yaml").read_text()
+    asked = set(re.findall(r"path: (/v2/health/\w+)", text))
+    source = (ROOT / "service/rest/v2.py").read_text()
+    assert asked == {"/v2/health/live", "/v2/health/ready"}
+    assert all(f'"{path.removeprefix("/v2")}"' in source for path in asked)
+
+
+@kustomize
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_selectors_find_their_pods(overlay: str) -> None:
+    labels = [pod["metadata"]["labels"] for pod in pods(overlay)]
+
+    def matches(selector: dict[str, str]) -> int:
+        return sum(selector.items() <= each.items() for each in labels)
+
+    for each in objects(overlay):
+        spec = each.get("spec", {})
+        if each["kind"] == "Service":
+            assert matches(spec["selector"]) == 1
+        elif each["kind"] in ("Deployment", "PodDisruptionBudget", "PodMonitor"):
+            assert matches(spec["selector"]["matchLabels"]) == 1
+        elif each["kind"] == "NetworkPolicy":
+            assert matches(spec["podSelector"]["matchLabels"]) == len(labels)
+    names = {(each["kind"], each["metadata"]["name"]) for each in objects(overlay)}
+    for pod in pods(overlay):
+        assert ("ServiceAccount", pod["spec"]["serviceAccountName"]) in names
+        claims = [each.get("persistentVolumeClaim") for each in pod["spec"]["volumes"]]
+        assert all(("PersistentVolumeClaim", claim["claimName"]) in names for claim in claims if claim)
+
+
+@kustomize
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_there_is_time_to_drain_and_room_to_leave(overlay: str) -> None:
+    by_kind = {each["kind"]: each for each in objects(overlay)}
+    deployment = by_kind["Deployment"]["spec"]
+    pod = deployment["template"]["spec"]
+    (server,) = [each for each in pod["containers"] if each["name"] == "torchere"]
+    environment = {each["name"]: each["value"] for each in server["env"]}
+    drain_s = float(environment.get("TORCHERE_DRAIN_TIMEOUT_S", Settings().drain_timeout_s))
+    pre_stop_s = server["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] > pre_stop_s + drain_s + 2 * LEAVE_MARGIN_S
+    replicas = deployment.get("replicas")
+    scaler = by_kind.get("HorizontalPodAutoscaler") or by_kind.get("ScaledObject")
+    if scaler is not None:
+        assert replicas is None, "the autoscaler owns the number"
+        replicas = scaler["spec"].get("minReplicas") or scaler["spec"]["minReplicaCount"]
+    assert by_kind["PodDisruptionBudget"]["spec"]["maxUnavailable"] < replicas
+
+
+@kustomize
+def test_a_gpu_for_each_replica_and_for_the_job() -> None:
+    for overlay in ("gpu", "autoscaled-gpu"):
+        limits = [
+            each["resources"]["limits"] for each in containers(overlay) if each["name"] in ("torchere", "compile")
+        ]
+        assert [limit.get("nvidia.com/gpu") for limit in limits] == ["1", "1"]
+        assert {each["image"].rpartition(":")[2].partition("-")[0] for each in containers(overlay)} == {"gpu"}
+
+
+@kustomize
+@pytest.mark.parametrize("overlay", ["autoscaled", "autoscaled-gpu"])
+def test_the_autoscaler_asks_for_what_the_adapter_gives(overlay: str) -> None:
+    rules = yaml.safe_load((FOLDER / "components/hpa/prometheus-adapter.yaml").read_text())["rules"]["custom"]
+    given = {rule["name"]["as"] for rule in rules}
+    (scaler,) = [each for each in objects(overlay) if each["kind"] == "HorizontalPodAutoscaler"]
+    asked = {metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"]}
+    assert asked <= given
+    assert len(asked) == (2 if overlay.endswith("gpu") else 1)
