@@ -14,7 +14,7 @@ import click
 
 PREFIX = "triton_"
 BOTH_DOORS = ("allow_http", "allow_grpc", "allow_metrics")
-KINDS: dict[str, click.ParamType] = {  # of those that are not true or false
+KINDS: dict[str, click.ParamType[Any]] = {  # of those that are not true or false
     "model_store": click.Path(path_type=Path),
     "http_address": click.STRING,
     "grpc_address": click.STRING,
