@@ -23,6 +23,7 @@ EXTENSIONS = (
 )
 WHERE_EXPLICIT = ("model_repository", "model_repository(unload_dependents)")
 WHERE_SHARED = ("system_shared_memory",)
+WHERE_CUDA_SHARED = ("cuda_shared_memory",)
 PLATFORM = "pytorch_torchere"
 CONFIG_BACKEND = "pytorch"
 
@@ -49,6 +50,7 @@ class Control:
             *EXTENSIONS,
             *(WHERE_EXPLICIT if self.extensions.is_explicit else ()),
             *(WHERE_SHARED if self.has_shared_memory else ()),
+            *(WHERE_CUDA_SHARED if self.extensions.shared.has_cuda_memory else ()),
         ]
         return {"name": "torchere", "version": self.version, "extensions": extensions}
 

@@ -18,6 +18,7 @@ from service.engine.messages import (
     ChangeLog,
     ChangeTrace,
     LoadModel,
+    RegisterCudaRegion,
     RegisterRegion,
     Shared,
     UnloadModel,
@@ -29,7 +30,7 @@ from service.plane import Plane
 from service.repository.overrides import read_override
 from service.repository.storage import MODEL_NAME
 from service.repository.uploads import write_upload
-from service.shared_memory import CUDA_REASON, Region, region_status
+from service.shared_memory import CudaRegion, Region, region_status
 
 EXPLICIT_ONLY = "loading and unloading models needs a server started with --model-control-mode explicit"
 
@@ -68,9 +69,18 @@ class Extensions:
             return  # clients do this at every start, whether they use shared memory or not
         await self._parent.ask(UnregisterRegions(name))
 
-    def refuse_cuda_region(self) -> None:
-        """Raises Unsupported. As there are no such regions, to list and to unregister all of them needs no door."""
-        raise Unsupported(CUDA_REASON)
+    def cuda_regions(self, name: str = "") -> tuple[CudaRegion, ...]:
+        """That region of CUDA shared memory, or all. Raises NotFound."""
+        return region_status(self.shared.cuda_regions, name)
+
+    async def register_cuda_region(self, region: CudaRegion, handle: bytes) -> None:
+        """Raises Unsupported, InvalidInput, AlreadyExists or Unavailable."""
+        await self._parent.ask(RegisterCudaRegion(region, handle))
+
+    async def unregister_cuda_regions(self, name: str = "") -> None:
+        """That region, or all; one that is not registered is none to unregister."""
+        if self.shared.cuda_regions:
+            await self._parent.ask(UnregisterRegions(name, is_cuda=True))
 
     def trace_settings(self, model: str = "") -> dict[str, tuple[str, ...]]:
         """The settings of a model, or of all. Raises NotFound."""

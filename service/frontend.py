@@ -126,6 +126,7 @@ class Frontend:
             return
         extensions.shared = shared
         self._plane.regions.follow(shared.regions)
+        self._plane.cuda_regions = shared.cuda_regions
         if self._http is not None:
             follow_log_settings(shared.log)
         self._send(Followed(shared.number))
@@ -143,7 +144,7 @@ class Frontend:
         follow_log_settings(self._control.extensions.shared.log)
         self._control.extensions.is_explicit = settings.model_control_mode == "explicit"
         self._control.extensions.runtime_directory = Path(configure.runtime_directory)
-        self._control.has_shared_memory = settings.shared_memory == "system"
+        self._control.has_shared_memory = settings.shared_memory in ("system", "all")
         if settings.response_cache_max_size:
             self._plane.cache = ResponseCache(settings.response_cache_max_size)
             self._plane.follow(self._plane.catalog)

@@ -36,10 +36,11 @@ def _read_off(value: Any) -> Any:
 
 
 SharedMemory = Annotated[
-    Literal["off", "system"],
+    Literal["off", "system", "cuda", "all"],
     BeforeValidator(_read_off),
     Field(
         description="system: clients of this machine may pass tensors in /dev/shm. They name any file there that the "
-        "server may open, so switch it on only where every client is trusted."
+        "server may open, so switch it on only where every client is trusted. cuda: in the memory of a GPU that models "
+        "run on; all: in both."
     ),
 ]

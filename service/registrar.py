@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from msgspec.structs import replace
 
+from service.cuda_memory import NO_GPU
 from service.engine.messages import (
     Answer,
     Ask,
     ChangeLog,
     ChangeTrace,
     LoadModel,
+    RegisterCudaRegion,
     RegisterRegion,
     Shared,
     UnloadModel,
     UnregisterRegions,
 )
-from service.errors import Code, ServiceError
-from service.shared_memory import register, unregister
+from service.errors import Code, ServiceError, Unsupported
+from service.shared_memory import CudaRegion, check_free, register, unregister
 from service.tuning import change_log, change_trace
 
 log = logging.getLogger("torchere.parent")
@@ -43,6 +45,26 @@ class Models(Protocol):
     async def unload(self, change: UnloadModel) -> None: ...
 
 
+class Memory(Protocol):
+    """What is asked of `cuda_memory.py`."""
+
+    async def open(self, wanted: CudaRegion, handle: bytes) -> CudaRegion: ...
+    def close(self, regions: Iterable[CudaRegion]) -> None: ...
+
+
+class NoMemory:
+    """Where no GPU's memory can be registered, and `reason` says why not."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    async def open(self, wanted: CudaRegion, handle: bytes) -> CudaRegion:
+        raise Unsupported(self._reason)
+
+    def close(self, regions: Iterable[CudaRegion]) -> None:
+        assert not regions, "none was opened"
+
+
 class Registrar:
     """What clients have set. `publish()` sends a snapshot to all frontends, `reply(frontend, answer)` goes to one."""
 
@@ -57,6 +79,7 @@ class Registrar:
         follow_timeout_s: float = FOLLOW_TIMEOUT_S,
     ) -> None:
         self.shared = shared
+        self.memory: Memory = NoMemory(NO_GPU)
         self._models = models
         self._has_shared_memory = has_shared_memory
         self._publish = publish
@@ -106,7 +129,12 @@ class Registrar:
         match ask.change:
             case RegisterRegion(region):
                 regions = register(before.regions, region, is_on=self._has_shared_memory)
+                check_free(region.name, before.cuda_regions)  # names are unique over both kinds of memory
                 self._set(replace(before, regions=regions))
+            case RegisterCudaRegion(wanted, handle):
+                await self._register_cuda(wanted, handle)
+            case UnregisterRegions(name, is_cuda=True):
+                await self._unregister_cuda(name)
             case UnregisterRegions(name):
                 self._set(replace(before, regions=unregister(before.regions, name)))
             case ChangeTrace(model, changes):
@@ -119,6 +147,28 @@ class Registrar:
             case UnloadModel() as change:
                 await self._models().unload(change)
                 self._set(self.shared)
+
+    async def _register_cuda(self, wanted: CudaRegion, handle: bytes) -> None:
+        self._check_name(wanted.name)
+        region = await self.memory.open(wanted, handle)
+        try:
+            self._check_name(wanted.name)  # others may have come first meanwhile
+        except ServiceError:
+            self.memory.close([region])
+            raise
+        self._set(replace(self.shared, cuda_regions=(*self.shared.cuda_regions, region)))
+
+    def _check_name(self, name: str) -> None:
+        check_free(name, self.shared.cuda_regions)
+        check_free(name, self.shared.regions)
+
+    async def _unregister_cuda(self, name: str) -> None:
+        """First the frontends name it no more, then the engine lets go of it."""
+        before = self.shared.cuda_regions
+        kept = unregister(before, name)
+        self._set(replace(self.shared, cuda_regions=kept))
+        await self._reached()
+        self.memory.close([region for region in before if region not in kept])
 
     def _set(self, shared: Shared) -> None:
         self.shared = replace(shared, number=self.shared.number + 1)

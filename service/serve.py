@@ -20,6 +20,7 @@ import msgspec
 from prometheus_client import multiprocess
 
 from compiler.target import detect_devices
+from service.cuda_memory import CudaMemory
 from service.deployment import Deployment
 from service.engine.children import Child, Program
 from service.engine.messages import (
@@ -31,6 +32,7 @@ from service.engine.messages import (
     Loaded,
     LoadFailed,
     ParentMessage,
+    RegionOpened,
     SetLogging,
     Shared,
     Snapshot,
@@ -72,13 +74,19 @@ class Server:
             lambda key, keep: self._models.retire(key, keep),
         )
         self._models: ModelControl
+        self._memory = CudaMemory(
+            devices,
+            lambda slot, message: self._engines[slot].send(message),
+            is_on=settings.shared_memory in ("cuda", "all"),
+        )
         self._registrar = Registrar(
-            Shared(log=log_settings_of(settings.log_level)),
+            Shared(log=log_settings_of(settings.log_level), has_cuda_memory=self._memory.is_usable),
             models=lambda: self._models,
-            has_shared_memory=settings.shared_memory == "system",
+            has_shared_memory=settings.shared_memory in ("system", "all"),
             publish=self._publish_shared,
             reply=lambda index, answer: self._frontends[index].send(answer),
         )
+        self._registrar.memory = self._memory
         self._runtime_directory = Path(tempfile.mkdtemp(prefix="torchere-"))
         self._frontends: list[Child] = []
         self._engines: list[Child] = []
@@ -204,6 +212,7 @@ class Server:
                     str(path),
                 ),
                 SetLogging(self._registrar.shared.log),
+                *self._memory.orders(slot),
                 *self._deployment.orders(slot),
             ]
 
@@ -213,13 +222,13 @@ class Server:
                     self._deployment.started(slot, EngineAddress(device, path, generation))
                 case Loaded() | LoadFailed() | Unloaded():
                     self._deployment.answered(slot, message)
+                case RegionOpened():
+                    self._memory.opened(message)
                 case StartFailed(reason):
                     self._fail(reason)
 
-        def died() -> None:
-            self._deployment.died(slot)
-
-        return self._child(Program(f"engine {device}", "service.engine.worker"), first_words, heard, died)
+        program = Program(f"engine {device}", "service.engine.worker")
+        return self._child(program, first_words, heard, lambda: self._deployment.died(slot))
 
     def _heard(self, kind: str, message: ChildMessage) -> None:
         match message:

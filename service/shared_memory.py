@@ -13,7 +13,7 @@ import stat
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -40,10 +40,6 @@ MAX_BYTES = 1 << 62
 CHUNK_BYTES = 1 << 30  # Linux reads and writes at most 2 GiB at once
 
 OFF = "system shared memory is off: start the server with --shared-memory system"
-CUDA_REASON = (
-    "CUDA shared memory is not supported by this server, with or without a GPU: "
-    "use system shared memory, or send tensors in the request"
-)
 
 
 class Region(msgspec.Struct, frozen=True):
@@ -57,15 +53,28 @@ class Region(msgspec.Struct, frozen=True):
     inode: int = 0
 
 
+class CudaRegion(msgspec.Struct, frozen=True):
+    """Memory of a GPU; `id` is another each time that one is registered."""
+
+    name: str
+    device_id: int
+    byte_size: int
+    id: int = 0
+
+    @property
+    def device(self) -> str:
+        return f"cuda:{self.device_id}"
+
+
+Kind = TypeVar("Kind", Region, CudaRegion)
+
+
 def register(regions: Sequence[Region], wanted: Region, *, is_on: bool, folder: Path = FOLDER) -> tuple[Region, ...]:
     """The list with `wanted` in it. Raises Unsupported, InvalidInput, AlreadyExists or NotFound."""
     if not is_on:
         raise Unsupported(OFF)
-    where = _check_name(wanted.name)
-    if any(region.name == wanted.name for region in regions):
-        raise AlreadyExists(f"{where} is registered already: unregister it first, or choose another name")
-    if len(regions) >= MAX_REGIONS:
-        raise InvalidInput(f"{where}: {MAX_REGIONS} regions are registered, which is the most: unregister some")
+    where = check_name(wanted.name)
+    check_free(wanted.name, regions)
     if not (0 <= wanted.offset <= MAX_BYTES and 0 < wanted.byte_size <= MAX_BYTES):
         raise InvalidInput(
             f"{where}: offset must be zero or more and byte_size above zero, got {wanted.offset} and {wanted.byte_size}"
@@ -83,12 +92,20 @@ def register(regions: Sequence[Region], wanted: Region, *, is_on: bool, folder: 
     return (*regions, replace(wanted, device=found.st_dev, inode=found.st_ino))
 
 
-def unregister(regions: Sequence[Region], name: str) -> tuple[Region, ...]:
+def check_free(name: str, regions: Sequence[Region | CudaRegion]) -> None:
+    """Whether one more may be registered by this name. Raises AlreadyExists or InvalidInput."""
+    if any(region.name == name for region in regions):
+        raise AlreadyExists(f"{_title(name)} is registered already: unregister it first, or choose another name")
+    if len(regions) >= MAX_REGIONS:
+        raise InvalidInput(f"{_title(name)}: {MAX_REGIONS} regions are registered, which is the most: unregister some")
+
+
+def unregister(regions: Sequence[Kind], name: str) -> tuple[Kind, ...]:
     """The list without that region, without any where `name` is ""; one that is not there is none to remove."""
     return tuple(region for region in regions if name and region.name != name)
 
 
-def region_status(regions: Sequence[Region], name: str) -> tuple[Region, ...]:
+def region_status(regions: Sequence[Kind], name: str) -> tuple[Kind, ...]:
     """That region, all where `name` is "". Raises NotFound."""
     found = tuple(region for region in regions if name in ("", region.name))
     if name and not found:
@@ -96,7 +113,8 @@ def region_status(regions: Sequence[Region], name: str) -> tuple[Region, ...]:
     return found
 
 
-def _check_name(name: str) -> str:
+def check_name(name: str) -> str:
+    """What errors call a region of this name. Raises InvalidInput where none may have it."""
     if not NAME.fullmatch(name):
         raise InvalidInput(
             "the name of a shared memory region has 1 to 200 characters without '/' and control characters: rename it"

@@ -54,6 +54,35 @@ class Placement(msgspec.Struct, frozen=True):
     offset: int = 0
 
 
+class OnGpu(msgspec.Struct, frozen=True):
+    """The inputs and outputs of a request, by name, that lie in CUDA shared memory, all of one GPU.
+
+    `regions` are the numbers under which the regions of those names are registered.
+    """
+
+    device: str
+    inputs: dict[str, Placement] = {}
+    outputs: dict[str, Placement] = {}
+    regions: dict[str, int] = {}
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """As an engine is told: the input or output of this index lies in the region that was registered as `region`."""
+
+    index: int
+    region: int
+    offset: int
+    byte_size: int
+
+
+class Places(msgspec.Struct, frozen=True, array_like=True):
+    """The tensors of a request that lie in the memory of this GPU: none of their bytes are sent."""
+
+    device: str
+    inputs: tuple[Place, ...] = ()
+    outputs: tuple[Place, ...] = ()
+
+
 class RequestedOutput(msgspec.Struct, frozen=True):
     """An output the client wants; `classification` k > 0 asks for the k largest values with index and label."""
 
@@ -74,8 +103,8 @@ class InferRequest(msgspec.Struct, frozen=True):
 
     `version` "" means the default one. `outputs` empty means all. `deadline` is CLOCK_MONOTONIC in seconds (None:
     none but the model's own); `timeout_us` and `priority` come from the request's parameters, 0 when absent.
-    `shared_inputs` (whose tensors come without data) and `shared_outputs` lie in shared memory, by name. `sequence` is
-    None for a request that belongs to none.
+    `shared_inputs` (whose tensors come without data) and `shared_outputs` lie in shared memory, by name; `on_gpu` are
+    those found to be in a GPU's. `sequence` is None for a request that belongs to none.
     """
 
     model: str
@@ -91,6 +120,7 @@ class InferRequest(msgspec.Struct, frozen=True):
     shared_inputs: dict[str, Placement] = {}
     shared_outputs: dict[str, Placement] = {}
     sequence: SequencePoint | None = None
+    on_gpu: OnGpu | None = None
 
 
 class InferResponse(msgspec.Struct, frozen=True):
@@ -108,6 +138,7 @@ class InferResponse(msgspec.Struct, frozen=True):
     shared: dict[str, Placement] = {}
     batch: int = 0
     bucket: int = 0
+    is_final: bool = True  # False: more come; the last of several has no outputs
 
 
 def elements(shape: tuple[int, ...]) -> int:

@@ -9,8 +9,8 @@ import msgspec
 
 from service.observe.logs import LogSettings
 from service.repository.catalog import Entry
-from service.shared_memory import Region
-from service.tensors import SequencePoint
+from service.shared_memory import CudaRegion, Region
+from service.tensors import Places, SequencePoint
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -36,6 +36,7 @@ class Infer(Message, frozen=True):
     priority: int = 0
     contract: int = 0
     sequence: SequencePoint | None = None
+    places: Places | None = None
 
 
 class Cancel(Message, frozen=True):
@@ -95,6 +96,8 @@ class Shared(msgspec.Struct, frozen=True, array_like=True):
     regions: tuple[Region, ...] = ()
     trace: TraceSettings = {}
     log: LogSettings = LogSettings()
+    cuda_regions: tuple[CudaRegion, ...] = ()
+    has_cuda_memory: bool = False  # whether clients may register any
 
 
 class Snapshot(Message, frozen=True):
@@ -130,6 +133,19 @@ class Load(Message, frozen=True):
     entry: Entry
     folder: str
     generation: int
+
+
+class OpenRegion(Message, frozen=True):
+    """Open this memory of the engine's GPU, by a CUDA IPC handle, and hold it; answered with RegionOpened."""
+
+    region: CudaRegion
+    handle: bytes
+
+
+class CloseRegions(Message, frozen=True):
+    """Let go of these once nothing under way uses them."""
+
+    ids: tuple[int, ...]
 
 
 class Unload(Message, frozen=True):
@@ -177,6 +193,13 @@ class LoadFailed(Message, frozen=True):
     reason: str
 
 
+class RegionOpened(Message, frozen=True):
+    """The engine holds this region, or else why not."""
+
+    id: int
+    reason: str = ""
+
+
 class Unloaded(Message, frozen=True):
     """The engine has let go of it."""
 
@@ -193,10 +216,18 @@ class RegisterRegion(Message, frozen=True):
     region: Region
 
 
+class RegisterCudaRegion(Message, frozen=True):
+    """Make memory of a GPU known, and have it opened."""
+
+    region: CudaRegion
+    handle: bytes
+
+
 class UnregisterRegions(Message, frozen=True):
-    """Forget that region, or all where `name` is ""."""
+    """Forget that region, or all where `name` is ""; those of one kind of memory only."""
 
     name: str
+    is_cuda: bool = False
 
 
 class ChangeTrace(Message, frozen=True):
@@ -227,7 +258,7 @@ class UnloadModel(Message, frozen=True):
     with_members: bool = False
 
 
-Change = RegisterRegion | UnregisterRegions | ChangeTrace | ChangeLog | LoadModel | UnloadModel
+Change = RegisterRegion | RegisterCudaRegion | UnregisterRegions | ChangeTrace | ChangeLog | LoadModel | UnloadModel
 
 
 class Ask(Message, frozen=True):
@@ -258,5 +289,5 @@ class SetLogging(Message, frozen=True):
 
 
 DataMessage = Infer | Cancel | Took | Result | Failure
-ParentMessage = Configure | Snapshot | Drain | Load | Unload | Answer | SetLogging
-ChildMessage = Started | StartFailed | Loaded | LoadFailed | Unloaded | Ask | Followed
+ParentMessage = Configure | Snapshot | Drain | Load | Unload | OpenRegion | CloseRegions | Answer | SetLogging
+ChildMessage = Started | StartFailed | Loaded | LoadFailed | Unloaded | RegionOpened | Ask | Followed

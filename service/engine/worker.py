@@ -23,6 +23,7 @@ from service.engine.link import BlockingLink, inherited_socket
 from service.engine.listener import DataConnection, Listener
 from service.engine.messages import (
     Cancel,
+    CloseRegions,
     Configure,
     Drain,
     Failure,
@@ -30,16 +31,19 @@ from service.engine.messages import (
     Load,
     Loaded,
     LoadFailed,
+    OpenRegion,
     SetLogging,
     Started,
     Took,
     Unload,
     Unloaded,
 )
+from service.engine.models import ServedModel
 from service.engine.opening import Facilities, open_served, renew
+from service.engine.regions import OpenRegions
 from service.engine.served import BatchCounter, Pending, Served
 from service.engine.transport import split
-from service.errors import Code
+from service.errors import Code, ServiceError
 from service.observe.logs import follow_log_settings, set_up_logging
 from service.observe.metrics import EngineMetrics
 from service.runtime.device import Device
@@ -49,7 +53,7 @@ log = logging.getLogger("torchere.engine")
 
 SWITCH_INTERVAL_S = 0.0005  # the default 5 ms lets the reading thread hold the lock while a finished batch waits
 ARRIVAL_S = 1.0  # frontends send no more by now; what they sent may still lie in a socket
-Order = Load | Unload | Drain | Configure | SetLogging
+Order = Load | Unload | Drain | Configure | SetLogging | OpenRegion | CloseRegions
 BROKEN_DEVICE_EXIT = 70  # EX_SOFTWARE: the parent starts a new process, the only cure for a poisoned CUDA context
 
 
@@ -64,6 +68,7 @@ class Engine:
         self._arrival_s = arrival_s
         self._link = link
         self._holdings = Holdings()
+        self.regions = OpenRegions()
         self._facilities = Facilities(self._device, self._counter, self._holdings)
         self._orders: queue.Queue[Load | Unload] = queue.Queue()
         threading.Thread(target=self._load_all, name="loader", daemon=True).start()
@@ -84,19 +89,38 @@ class Engine:
                     reason = f"model '{message.model}' version {message.version} is not loaded in this engine"
                     connection.send([(Failure(message.id, Code.UNAVAILABLE, reason), ())])
                     return
-                model.submit(Pending(message, split(body, message.sizes), connection), time.monotonic())
+                pending = Pending(message, split(body, message.sizes), connection)
+                if message.places is not None:
+                    self._submit_placed(model, pending)
+                    return
+                model.submit(pending, time.monotonic())
             case Cancel():
+                submitter = self.regions.connection(connection, message.id)
                 for model in self._holdings.all():
-                    model.cancel(connection, message.id)
+                    model.cancel(submitter, message.id)
             case Took(request_id, count):
                 for model in self._holdings.all():
                     if isinstance(model, GeneratingModel):
                         model.took(connection, request_id, count)
 
+    def _submit_placed(self, model: Served, pending: Pending) -> None:
+        """Some tensors lie in CUDA shared memory. Only a model's own batches take them from there as they are."""
+        try:
+            pending = self.regions.take(pending, model.entry, stays=isinstance(model, ServedModel))
+        except ServiceError as error:
+            pending.connection.send([(Failure(pending.message.id, error.code, str(error)), ())])
+        except RuntimeError as error:  # of CUDA; where it is broken, the next batch will find that out
+            log.exception("CUDA shared memory could not be read")
+            reason = f"CUDA shared memory could not be read: {type(error).__name__}"
+            pending.connection.send([(Failure(pending.message.id, Code.FAILED, reason), ())])
+        else:
+            model.submit(pending, time.monotonic())
+
     def forget(self, connection: DataConnection) -> None:
         """A frontend is gone: nothing of it needs to run."""
-        for model in self._holdings.all():
-            model.forget(connection)
+        for submitter in (connection, *self.regions.forget(connection)):
+            for model in self._holdings.all():
+                model.forget(submitter)
 
     def lookup(self, name: str, version: str = "") -> Served | None:
         """What is loaded under this name, the highest version where none is named, by its newest contract."""
@@ -171,6 +195,10 @@ def main() -> None:
                 link.send(Started(os.getpid(), path=message.socket_path))
             case SetLogging(settings):
                 follow_log_settings(settings)
+            case OpenRegion() if engine is not None:
+                link.send(engine.regions.open(message))
+            case CloseRegions() if engine is not None:
+                engine.regions.close(message)
             case Load() | Unload() if engine is not None:
                 engine.order(message)
             case Drain() if engine is not None:

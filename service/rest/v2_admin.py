@@ -13,10 +13,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from service.control import Control
+from service.cuda_memory import read_handle
 from service.errors import InvalidInput
 from service.extensions import Extensions
 from service.rest.json_text import parse_json
-from service.shared_memory import Region
+from service.shared_memory import CudaRegion, Region
 from service.tuning import TRACE_LISTS
 
 CONFIG, FILE, UNLOAD_DEPENDENTS = "config", "file:", "unload_dependents"
@@ -139,25 +140,37 @@ def _whole(given: dict[str, Any], name: str, default: int | None = None) -> int:
 
 
 def _add_cuda_memory(router: APIRouter, extensions: Extensions) -> None:
-    @router.get("/cudasharedmemory/status", summary="Every registered region of CUDA shared memory: none")
+    @router.get("/cudasharedmemory/status", summary="Every registered region of CUDA shared memory")
     async def regions() -> list[dict[str, Any]]:
-        return []
+        return _cuda_regions(extensions.cuda_regions())
 
-    @router.get("/cudasharedmemory/region/{name}/status", summary="One region of CUDA shared memory: not supported")
-    async def region(name: str) -> None:
-        extensions.refuse_cuda_region()
+    @router.get("/cudasharedmemory/region/{name}/status", summary="One registered region of CUDA shared memory")
+    async def region(name: str) -> list[dict[str, Any]]:
+        return _cuda_regions(extensions.cuda_regions(name))
 
-    @router.post("/cudasharedmemory/region/{name}/register", summary="CUDA shared memory: not supported")
-    async def register(name: str, request: Request) -> None:
-        extensions.refuse_cuda_region()
+    @router.post("/cudasharedmemory/region/{name}/register", summary="Register memory of a GPU")
+    async def register(name: str, request: Request) -> dict[str, Any]:
+        given = await _body(request)
+        handle = given.get("raw_handle")
+        if not isinstance(handle, dict) or not isinstance(handle.get("b64"), str):
+            raise InvalidInput('raw_handle must be {"b64": a CUDA IPC handle in base64}')
+        wanted = CudaRegion(name, _whole(given, "device_id", 0), _whole(given, "byte_size"))
+        await extensions.register_cuda_region(wanted, read_handle(handle["b64"]))
+        return {}
 
-    @router.post("/cudasharedmemory/unregister", summary="Forget every region of CUDA shared memory: there are none")
+    @router.post("/cudasharedmemory/unregister", summary="Forget every region of CUDA shared memory")
     async def unregister_all() -> dict[str, Any]:
+        await extensions.unregister_cuda_regions()
         return {}
 
     @router.post("/cudasharedmemory/region/{name}/unregister", summary="Forget a region of CUDA shared memory")
     async def unregister(name: str) -> dict[str, Any]:
+        await extensions.unregister_cuda_regions(name)
         return {}
+
+
+def _cuda_regions(regions: Sequence[CudaRegion]) -> list[dict[str, Any]]:
+    return [{"name": each.name, "device_id": each.device_id, "byte_size": each.byte_size} for each in regions]
 
 
 def _add_trace(router: APIRouter, extensions: Extensions) -> None:

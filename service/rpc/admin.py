@@ -15,7 +15,7 @@ from protos.inference_pb2_grpc import GRPCInferenceServiceServicer
 from service.control import Control
 from service.errors import InvalidInput, Unsupported
 from service.rpc.errors import Context, Refusals
-from service.shared_memory import Region
+from service.shared_memory import CudaRegion, Region
 
 CONFIG, FILE, UNLOAD_DEPENDENTS = "config", "file:", "unload_dependents"
 
@@ -93,21 +93,27 @@ class AdminCalls(GRPCInferenceServiceServicer):
         self, request: messages.CudaSharedMemoryStatusRequest, context: Context
     ) -> messages.CudaSharedMemoryStatusResponse:
         async with Refusals(context):
-            if request.name:
-                self._control.extensions.refuse_cuda_region()
-            return messages.CudaSharedMemoryStatusResponse()
+            answer = messages.CudaSharedMemoryStatusResponse()
+            for region in self._control.extensions.cuda_regions(request.name):
+                answer.regions[region.name].name = region.name
+                answer.regions[region.name].device_id = region.device_id
+                answer.regions[region.name].byte_size = region.byte_size
+            return answer
 
     async def CudaSharedMemoryRegister(
         self, request: messages.CudaSharedMemoryRegisterRequest, context: Context
     ) -> messages.CudaSharedMemoryRegisterResponse:
         async with Refusals(context):
-            self._control.extensions.refuse_cuda_region()
+            wanted = CudaRegion(request.name, request.device_id, request.byte_size)
+            await self._control.extensions.register_cuda_region(wanted, bytes(request.raw_handle))
             return messages.CudaSharedMemoryRegisterResponse()
 
     async def CudaSharedMemoryUnregister(
         self, request: messages.CudaSharedMemoryUnregisterRequest, context: Context
     ) -> messages.CudaSharedMemoryUnregisterResponse:
-        return messages.CudaSharedMemoryUnregisterResponse()
+        async with Refusals(context):
+            await self._control.extensions.unregister_cuda_regions(request.name)
+            return messages.CudaSharedMemoryUnregisterResponse()
 
     async def TraceSetting(
         self, request: messages.TraceSettingRequest, context: Context

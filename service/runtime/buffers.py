@@ -1,6 +1,7 @@
 """The memory that a batch is laid into: one staging tensor per input, pinned for a GPU, reused by every batch.
 
-Knows shapes, datatypes and bytes, nothing of requests. One `Staging` belongs to one instance thread.
+What lies on the GPU already is laid there, in memory of its own. Knows shapes, datatypes and bytes, nothing of
+requests. One `Staging` belongs to one instance thread.
 """
 
 from __future__ import annotations
@@ -24,23 +25,42 @@ class Staging:
         self._memory = torch.empty(0, dtype=torch.uint8)
         self._bytes = np.empty(0, dtype=np.uint8)
 
-    def lay(self, parts: Sequence[memoryview], shape: tuple[int, ...]) -> torch.Tensor:
+    def lay(self, parts: Sequence[memoryview | torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
         """Copy `parts` one after the other into a tensor of `shape`; what they do not fill is zero.
 
-        The tensor is a view of this staging memory: it is valid until the next call.
+        The tensor is a view of this staging memory: it is valid until the next call. Parts that are tensors are bytes
+        on a GPU; where one is, the whole is laid on that GPU, in the current stream.
         """
         size = self._item * int(np.prod(shape, dtype=np.int64))
         if size > len(self._bytes):
             self._memory = torch.empty(size, dtype=torch.uint8, pin_memory=self._pinned)
             self._bytes = self._memory.numpy()
-        at = 0
+        at, on_gpu = 0, []
         for part in parts:
             end = at + len(part)
-            self._bytes[at:end] = np.frombuffer(part, dtype=np.uint8)
+            if isinstance(part, torch.Tensor):
+                on_gpu.append((at, part))
+            else:
+                self._bytes[at:end] = np.frombuffer(part, dtype=np.uint8)
             at = end
         if at < size:
             self._bytes[at:size] = 0
-        return self._memory[:size].view(self._dtype).view(shape)
+        memory = self._memory[:size]
+        if on_gpu:
+            memory = _gather(memory, at, on_gpu)
+        return memory.view(self._dtype).view(shape)
+
+
+def _gather(host: torch.Tensor, filled: int, parts: Sequence[tuple[int, torch.Tensor]]) -> torch.Tensor:
+    """The bytes of `host` with `parts` at their places, on the GPU of the parts. Only the first `filled` are theirs."""
+    whole = torch.empty(len(host), dtype=torch.uint8, device=parts[0][1].device)
+    if sum(len(part) for _, part in parts) < filled:
+        whole.copy_(host, non_blocking=True)  # other requests brought their bytes along
+    else:
+        whole[filled:].zero_()
+    for at, part in parts:
+        whole[at : at + len(part)].copy_(part, non_blocking=True)
+    return whole
 
 
 def as_bytes(tensor: torch.Tensor) -> memoryview:

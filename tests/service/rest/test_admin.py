@@ -146,9 +146,12 @@ def test_cuda_shared_memory_has_no_regions_and_takes_none(client: Client) -> Non
     assert client.post("/v2/cudasharedmemory/unregister") == {}
     assert client.post("/v2/cudasharedmemory/region/r/unregister") == {}
     body = {"raw_handle": {"b64": "AAAA"}, "device_id": 0, "byte_size": 8}
-    for method, path in (("POST", "register"), ("GET", "status")):
-        status, answer = client.ask(method, f"/v2/cudasharedmemory/region/r/{path}", body)
-        assert (status, "CUDA shared memory is not supported" in answer["error"]) == (501, True)
+    status, answer = client.ask("POST", "/v2/cudasharedmemory/region/r/register", body)
+    assert (status, "CUDA shared memory is not supported" in answer["error"]) == (501, True)
+    assert client.ask("GET", "/v2/cudasharedmemory/region/r/status")[0] == 404
+    for wrong in ({}, {"raw_handle": "AAAA"}, {"raw_handle": {"b64": "a-secret"}, "byte_size": 8}):
+        status, answer = client.ask("POST", "/v2/cudasharedmemory/region/r/register", wrong)
+        assert (status, "raw_handle must be" in answer["error"], "secret" in answer["error"]) == (400, True, False)
 
 
 def test_trace_settings_are_kept_by_model_and_cleared_by_null(client: Client) -> None:
