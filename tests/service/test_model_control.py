@@ -28,6 +28,14 @@ inputs:
 """
 
 
+BOTH = """
+ensemble:
+  steps:
+    - {model: one, inputs: {x: in}, outputs: {y: middle}}
+    - {model: two, inputs: {x: middle}, outputs: {y: out}}
+"""
+
+
 class Bench:
     """A repository, a deployment on one engine that answers at once, and a loader that offers what it is told to."""
 
@@ -47,7 +55,7 @@ class Bench:
         self.control = ModelControl(chosen, self, self.deployment, self.everyone_follows, self.runtime)
 
     def add(self, name: str, *versions: str, config: str = CONFIG) -> None:
-        for version in versions:
+        for version in versions or (".",):
             (self.repository / name / version).mkdir(parents=True, exist_ok=True)
         (self.repository / name / "model.yaml").write_text(config)
 
@@ -85,6 +93,9 @@ class Bench:
         assert model.config is not None
         if version in self.fails:
             self.deployment.failed((model.name, version), f"{self.repository}/{model.name}/{version} is broken")
+            return
+        if model.config.ensemble is not None:
+            self.deployment.composed(model.config, version)
             return
         size = model.config.max_batch_size or 0
         offered = entry(name=model.name, version=version, max_batch_size=size, buckets=(1, size))
@@ -294,5 +305,112 @@ def test_what_nobody_asked_for_keeps_no_service_from_being_ready(tmp_path: Path)
         assert bench.deployment.catalog.is_ready
         bench.deployment.died(0)
         assert not bench.deployment.catalog.is_ready, "what served is missed"
+
+    run(tmp_path, scenario)
+
+
+def test_an_ensemble_comes_with_its_models_and_goes_with_those_that_nobody_asked_for(tmp_path: Path) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.add("one", "1")
+        bench.add("two", "1")
+        bench.add("both", config=BOTH)
+        await bench.control.load(LoadModel("two"))
+        await bench.control.load(LoadModel("both"))
+        assert bench.states() == {"both/1": "READY", "one/1": "READY", "two/1": "READY"}
+        assert [model.name for model in bench.began] == ["two", "one", "both"]
+        found = bench.deployment.catalog.entry("both")
+        assert ([spec.name for spec in found.inputs], found.max_batch_size) == (["in"], 8)
+        await bench.control.unload(UnloadModel("both"))
+        assert bench.states() == {"both/1": "UNAVAILABLE", "one/1": "READY", "two/1": "READY"}
+        await bench.control.load(LoadModel("both"))
+        await bench.control.unload(UnloadModel("both", with_members=True))
+        assert bench.states() == {"both/1": "UNAVAILABLE", "one/1": "UNAVAILABLE", "two/1": "READY"}
+        await bench.control.load(LoadModel("both"))
+        assert set(bench.states().values()) == {"READY"}
+
+    run(tmp_path, scenario)
+
+
+def test_an_ensemble_without_its_models_is_not_loaded(tmp_path: Path) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.add("one", "1")
+        bench.add("both", config=BOTH)
+        with pytest.raises(InvalidInput, match="'both' cannot be loaded: it calls an unknown model 'two'"):
+            await bench.control.load(LoadModel("both"))
+        bench.add("two", "1")
+        bench.add("both", config=BOTH.replace("y: out", "z: out"))
+        with pytest.raises(InvalidInput, match="model 'two' has no output 'z': its outputs are y"):
+            await bench.control.load(LoadModel("both"))
+        bench.add("both", config=BOTH)
+        await bench.control.load(LoadModel("both"))
+        bench.add("both", config=BOTH.replace("model: two", "model: one").replace("{x: middle}", "{z: middle}"))
+        with pytest.raises(InvalidInput, match="'one' has no input 'z': its inputs are x; what served before serves"):
+            await bench.control.load(LoadModel("both"))
+        assert bench.states()["both/1"] == "READY"
+
+    run(tmp_path, scenario)
+
+
+def test_an_ensemble_is_ready_while_its_models_are_and_follows_them(tmp_path: Path) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.add("one", "1")
+        bench.add("two", "1")
+        bench.add("both", config=BOTH)
+        await bench.control.load(LoadModel("both"))
+        first = bench.deployment.catalog.entry("both")
+        await bench.control.load(LoadModel("two", '{"max_batch_size": 4}'))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        found = bench.deployment.catalog.entry("both")
+        assert (found.state, found.max_batch_size) == ("READY", 4)
+        assert found.contract > first.contract
+        assert found.artifact != first.artifact
+        assert f"engine lets go of both/1 but {found.contract}" in bench.steps
+        await bench.control.unload(UnloadModel("one"))
+        found = bench.deployment.catalog.entry("both")
+        assert (found.state, found.reason) == (
+            "UNAVAILABLE",
+            "its model 'one' version 1 is unavailable: unloaded",
+        )
+        await bench.control.load(LoadModel("one"))
+        assert bench.states()["both/1"] == "READY"
+
+    run(tmp_path, scenario)
+
+
+def test_an_ensemble_that_is_loaded_as_it_was_stays_as_it_is(tmp_path: Path) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.add("one", "1")
+        bench.add("two", "1")
+        bench.add("both", config=BOTH)
+        await bench.control.load(LoadModel("both"))
+        before = bench.deployment.catalog.entry("both")
+        await bench.control.load(LoadModel("both"))
+        assert bench.deployment.catalog.entry("both") == before
+        bench.add("both", config=BOTH + "description: other words\n")
+        await bench.control.load(LoadModel("both"))
+        found = bench.deployment.catalog.entry("both")
+        assert (found.description, found.contract) == ("other words", before.contract)
+        bench.add("both", config=BOTH.replace("model: two", "model: one"))
+        await bench.control.load(LoadModel("both"))
+        assert bench.deployment.catalog.entry("both").contract > before.contract, "what is run is another"
+
+    run(tmp_path, scenario)
+
+
+def test_an_engine_that_starts_again_is_told_of_ensembles_too(tmp_path: Path) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.add("one", "1")
+        bench.add("two", "1")
+        bench.add("both", config=BOTH)
+        await bench.control.load(LoadModel("both"))
+        bench.deployment.died(0)
+        assert bench.states()["both/1"] == "LOADING"
+        for order in bench.deployment.orders(0):
+            bench.send(0, order)
+        bench.deployment.started(0, EngineAddress("cpu", "/run/0", 2))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert set(bench.states().values()) == {"READY"}
 
     run(tmp_path, scenario)
