@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as rpc
 import tritonclient.http as rest
+from geventhttpclient.response import HTTPConnectionClosed
 
 HTTP, GRPC, AUTHORITY, TOKEN, *OWN = sys.argv[1:]
 ROWS = np.array([[1.0, 2.5, -3.0]], np.float32)
@@ -24,7 +25,7 @@ def doubled(client: Any, library: Any) -> Any:
     headers = {"Authorization" if library is rest else "authorization": f"Bearer {TOKEN}"}
     try:
         return client.infer("double", [tensor], headers=headers).as_numpy("y").tolist()
-    except (OSError, rest.InferenceServerException, rpc.InferenceServerException) as error:
+    except (OSError, HTTPConnectionClosed, rest.InferenceServerException, rpc.InferenceServerException) as error:
         return type(error).__name__
 
 
