@@ -14,11 +14,13 @@ from service.extensions import Extensions, Nobody
 from service.plane import Plane
 from service.repository import ensemble_scheduling
 from service.repository.catalog import Entry
+from service.repository.sequence_batching import as_sequence_batching
 from service.statistics import Key, Totals, model_statistics
 
 # Only what works is listed: clients switch features on by these names.
 EXTENSIONS = (
     *("classification", "model_configuration", "binary_tensor_data", "parameters", "schedule_policy"),
+    *("sequence", "sequence(string_id)", "generate"),
     *("statistics", "logging"),
 )
 WHERE_EXPLICIT = ("model_repository", "model_repository(unload_dependents)")
@@ -110,6 +112,7 @@ class Control:
             "backend": CONFIG_BACKEND,
             "version_policy": {"specific": {"versions": [int(e.version) for e in self._plane.catalog.versions(name)]}},
             "max_batch_size": entry.max_batch_size,
+            "model_transaction_policy": {"decoupled": entry.is_decoupled},
             "input": [
                 {
                     "name": spec.name,
@@ -137,7 +140,9 @@ class Control:
         }
         if entry.response_cache:
             config["response_cache"] = {"enable": True}
-        if batches:
+        if entry.sequencing is not None:
+            config["sequence_batching"] = as_sequence_batching(entry, entry.sequencing)
+        elif batches:
             config["dynamic_batching"] = {
                 "preferred_batch_size": list(entry.buckets),
                 "max_queue_delay_microseconds": entry.batching.max_queue_delay_us,

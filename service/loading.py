@@ -225,6 +225,8 @@ class Loader:
                 artifact, config = await asyncio.to_thread(self._build, job, target, self._reporter(job))
                 self._check_wanted(job)
                 self._check_same(job, artifact.manifest)
+                origin = "cache" if artifact.cached else "compiled"
+                self._offer(job, config, artifact, origin, time.monotonic() - started)
             except Stopping:
                 return
             except CompileError as error:
@@ -232,9 +234,6 @@ class Loader:
             except Exception:  # the fault of this server: the others must go on all the same
                 log.exception("%s", job)
                 self._fail(job, INTERNAL)
-            else:
-                origin = "cache" if artifact.cached else "compiled"
-                self._offer(job, config, artifact, origin, time.monotonic() - started)
 
     def _prepare(self, job: Job) -> Order:
         source = source_of(job.model, job.version, job.trust_all)

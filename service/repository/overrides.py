@@ -13,6 +13,7 @@ from typing import Any
 from service.errors import InvalidInput
 from service.repository.config import merge
 from service.repository.ensemble_scheduling import PLATFORM, read_ensemble
+from service.repository.sequence_batching import read_sequence_batching
 
 MAX_CHARACTERS = 1_000_000
 OURS = ("name", "platform", "backend", "parameters")  # said back by clients that edit what model_config answered
@@ -178,5 +179,6 @@ READERS: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "instance_group": _instances,
     "version_policy": _policy,
     "dynamic_batching": _batching,
+    "sequence_batching": lambda value, config: read_sequence_batching(value),
     "ensemble_scheduling": lambda value, config: read_ensemble(value),
 }
