@@ -11,16 +11,21 @@ from pathlib import Path
 import msgspec
 
 from compiler.manifest import FileEntry, Manifest, write_manifest
-from compiler.source import file_digest
+from compiler.source import WARM_UP_NAME, file_digest
 
 MODEL_FOLDER = "model"
 LOG_NAME = "build.log"
 
 
-def package(manifest: Manifest, candidate: Path, log: Path, folder: Path) -> Manifest:
-    """Fill `folder` with the candidate's files and the log; returns `manifest` with the list of them."""
+def package(manifest: Manifest, candidate: Path, source: Path, log: Path, folder: Path) -> Manifest:
+    """Fill `folder` with the candidate's files, what the source has to warm it up with, and the log.
+
+    Returns `manifest` with the list of them.
+    """
     folder.mkdir()
     candidate.rename(folder / MODEL_FOLDER)
+    if (source / WARM_UP_NAME).is_file():
+        shutil.copyfile(source / WARM_UP_NAME, folder / WARM_UP_NAME)
     if log.exists():
         shutil.copyfile(log, folder / LOG_NAME)
     manifest = msgspec.structs.replace(manifest, files=list_files(folder))

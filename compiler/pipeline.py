@@ -271,7 +271,7 @@ def _publish(
         origin=origin_of(bench.place.origin),
     )
     artifact = bench.workspace / "artifact"
-    package(manifest, folders[winner.rung], bench.workspace / LOG_NAME, artifact)
+    package(manifest, folders[winner.rung], Path(bench.place.folder), bench.workspace / LOG_NAME, artifact)
     return artifact
 
 

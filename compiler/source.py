@@ -18,8 +18,9 @@ Kind = Literal["pt2", "torchscript", "python", "factory"]
 
 MAIN_FILES: dict[str, Kind] = {"model.pt2": "pt2", "model.pt": "torchscript", "model.py": "python"}
 WEIGHTS_NAME = "model.safetensors"
+WARM_UP_NAME = "warm_up.safetensors"  # goes into the artifact, to be run before it serves
 # Read while a model is quantised and compared: what they hold changes what is built.
-BESIDE = ("calibration.safetensors", "calibration.py", "samples.safetensors")
+BESIDE = ("calibration.safetensors", "calibration.py", "samples.safetensors", WARM_UP_NAME)
 EXPECTED = (
     "model.pt2 (torch.export), model.pt (TorchScript), model.py with create_model() and model.safetensors, or "
     "model.safetensors alone with `factory` in model.yaml"

@@ -24,7 +24,6 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
-
 ABSOLUTE_PATH = re.compile(r"""(?<![\w.:/])/(?:[^\s'"/:,;()\[\]]+/)+([^\s'"/:,;()\[\]]*)""")
 
 

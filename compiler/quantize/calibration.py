@@ -1,8 +1,9 @@
-"""Reads the rows that lie beside a model: those its quantisers are calibrated on, and labelled ones that judge it.
+"""Reads the rows that lie beside a model: to calibrate its quantisers on, to judge it by, to warm it up with.
 
     calibration.safetensors   one tensor for each input, by its name, rows first
     calibration.py            create_calibration() -> batches: a dict by input name, a tuple, or one tensor each
     samples.safetensors       as the first, and `label`: INT64 [rows], the right class of each row
+    warm_up.safetensors       as the first
 
 Knows nothing of quantisers. Everything is checked here, so that a mistake is a sentence and not a crash in a kernel.
 """
@@ -23,6 +24,7 @@ from torch import Tensor
 from compiler.datatypes import DATATYPES, TORCH_TYPES
 from compiler.errors import LoadFailed
 from compiler.jobs import Interface
+from compiler.source import WARM_UP_NAME
 from compiler.spec import TensorSpec
 
 ROWS_NAME, CODE_NAME, SAMPLES_NAME = "calibration.safetensors", "calibration.py", "samples.safetensors"
@@ -45,8 +47,20 @@ def read_calibration(folder: Path, interface: Interface) -> list[tuple[Tensor, .
         if (folder / CODE_NAME).is_file():
             raise LoadFailed(f"both {ROWS_NAME} and {CODE_NAME} lie beside the model: keep one of them")
         rows = _read_rows(folder / ROWS_NAME, interface.inputs, _has_batch(interface))
-        return _split([rows], interface, is_stacked=True)
-    return _split(_run_code(folder / CODE_NAME, interface), interface, is_stacked=False)
+        return _split([rows], interface, ROWS_NAME, is_stacked=True)
+    return _split(_run_code(folder / CODE_NAME, interface), interface, CODE_NAME, is_stacked=False)
+
+
+def read_warm_up(folder: Path, interface: Interface) -> list[tuple[Tensor, ...]]:
+    """Batches as those of `read_calibration`, to run before anybody is served; none where there is no file.
+
+    Raises LoadFailed.
+    """
+    path = folder / WARM_UP_NAME
+    if not path.is_file():
+        return []
+    rows = _read_rows(path, interface.inputs, _has_batch(interface))
+    return _split([rows], interface, path.name, is_stacked=True)
 
 
 def read_samples(folder: Path, interface: Interface) -> tuple[tuple[Tensor, ...], Tensor] | None:
@@ -182,10 +196,9 @@ def _check(spec: TensorSpec, shape: tuple[int, ...], tensor: Tensor, file: str) 
 
 
 def _split(
-    batches: Iterable[tuple[Tensor, ...]], interface: Interface, *, is_stacked: bool
+    batches: Iterable[tuple[Tensor, ...]], interface: Interface, file: str, *, is_stacked: bool
 ) -> list[tuple[Tensor, ...]]:
     """Batches that the model can take. Without a batch dimension a stacked row is a whole call, and so is a batch."""
-    file = ROWS_NAME if is_stacked else CODE_NAME
     pieces: Iterator[tuple[Tensor, ...]]
     if _has_batch(interface):
         size = min(interface.max_batch_size, CHUNK_ROWS)

@@ -23,6 +23,7 @@ from service.engine.sequenced import Program, SequencedModel, program_of
 from service.engine.served import BatchCounter, Lookup, Served
 from service.engine.stepped import SteppedModel
 from service.engine.surround import surround
+from service.engine.warming import run_warm_up
 from service.repository.catalog import Entry
 from service.runtime.device import Device
 from service.runtime.runner import Runner
@@ -111,6 +112,7 @@ def _open_instance(entry: Entry, folder: Path, manifest: Manifest, device: Devic
     model = backends.load(folder, manifest, device.name)
     runner = Runner(model, device, entry.inputs, entry.outputs, manifest.chosen.graphs)
     _warm_up(runner, entry)
+    run_warm_up(folder, manifest, runner)
     return runner
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from compiler import Cache, Options, Progress, Target, backends, compile, fallback, find, find_source
 from compiler.errors import LoadFailed, NoCandidate
@@ -52,6 +53,15 @@ def test_a_fallback_serves_what_the_model_computes(
     wanted = namespace["create_model"]()(rows)  # type: ignore[operator]
     torch.testing.assert_close(backends.load(artifact.folder, manifest, "cpu")((rows,))[0], wanted.detach())
     assert fallback(source, OPTIONS, target, cache).cached
+
+
+def test_what_warms_a_model_up_goes_with_it(write_model: Callable[..., Path], target: Target, cache: Cache) -> None:
+    before = fallback(find_source(write_model()), OPTIONS, target, cache)
+    folder = write_model()
+    save_file({"x": torch.ones(3, 4)}, folder / "warm_up.safetensors")
+    after = fallback(find_source(folder), OPTIONS, target, cache)
+    assert after.manifest.key != before.manifest.key
+    assert torch.equal(load_file(after.folder / "warm_up.safetensors")["x"], torch.ones(3, 4))
 
 
 def test_a_fallback_is_never_taken_for_the_winner(

@@ -6,6 +6,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from compiler.manifest import Candidate, Manifest, write_manifest
 from compiler.package import MODEL_FOLDER
@@ -21,6 +23,8 @@ import torch
 
 class Times(torch.nn.Module):
     def forward(self, x):
+        if (x == 13).any():
+            raise ValueError("thirteen")
         return {{"y": {factor} * x}}
 
 def create_model():
@@ -160,3 +164,23 @@ def test_what_waits_is_answered_before_a_version_is_let_go(bench: Bench) -> None
         bench.ask(identity, contract=1)
     assert bench.unload() == Unloaded("double", "1")
     assert bench.values() == dict.fromkeys(range(20), 2.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (torch.ones(11, 3), ""),
+        (torch.tensor([[1.0, 2, 3], [1, 13, 3]]), "fails on its warm_up.safetensors: ValueError: thirteen"),
+        (torch.ones(2, 4), "warm_up.safetensors has 'x' as FP32[2, 4]"),
+    ],
+)
+def test_a_model_is_loaded_once_it_has_answered_its_own_warm_up(
+    bench: Bench, rows: torch.Tensor, sentence: str, tmp_path: Path
+) -> None:
+    folder = artifact(tmp_path / "1", 2.0)
+    save_file({"x": rows}, folder / "warm_up.safetensors")
+    bench.engine.order(Load(entry(), str(folder), 1))
+    answer = bench.link.next()
+    assert isinstance(answer, LoadFailed) == bool(sentence)
+    assert not sentence or sentence in answer.reason  # type: ignore[attr-defined]
+    bench.engine.close()
