@@ -5,15 +5,19 @@ Pure. `loading.py` asks here for what it tells.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
 
 from compiler import Progress
+from compiler.errors import LoadFailed
 from compiler.manifest import Manifest
 from service.errors import without_paths
+from service.interface import with_steps
 from service.repository.catalog import Entry, State
 from service.repository.config import ModelConfig
+from service.repository.stateful import find_faults, hide_state
 
 
 def choose_startup(config: ModelConfig, default: Literal["wait", "fallback"]) -> Literal["wait", "fallback"]:
@@ -48,9 +52,9 @@ def find_difference(served: Manifest, winner: Manifest) -> str:
 
 
 def describe_artifact(config: ModelConfig, version: str, manifest: Manifest, origin: str, seconds: float) -> Entry:
-    """The entry of a version while this artifact serves it."""
-    return msgspec.structs.replace(
-        entry_of(config, version, State.LOADING, "the engine is loading it"),
+    """The entry of a version while this artifact serves it. Raises LoadFailed where model.yaml does not fit it."""
+    described = msgspec.structs.replace(
+        _bare_entry(config, version, State.LOADING, "the engine is loading it"),
         inputs=manifest.inputs,
         outputs=manifest.outputs,
         max_batch_size=manifest.max_batch_size,
@@ -62,6 +66,10 @@ def describe_artifact(config: ModelConfig, version: str, manifest: Manifest, ori
         origin=origin,
         seconds=seconds,
     )
+    faults = tuple(_state_faults(described))
+    if faults:
+        raise LoadFailed(f"its model.yaml: {'; '.join(faults)}")
+    return with_steps(hide_state(described))
 
 
 def as_clients_see(entry: Entry) -> Entry:
@@ -72,6 +80,12 @@ def as_clients_see(entry: Entry) -> Entry:
     return msgspec.structs.replace(entry, reason=reason, progress=progress)
 
 
+def _state_faults(entry: Entry) -> Iterator[str]:
+    """Why the server cannot keep the state of this artifact."""
+    if entry.sequencing is not None:
+        yield from find_faults(entry.sequencing, entry.inputs, entry.outputs, entry.max_batch_size)
+
+
 def not_loaded(name: str, version: str, reason: str) -> Entry:
     """A version that is there, and that nobody wants to be served."""
     return Entry(name, version, State.UNAVAILABLE, reason, is_awaited=False)
@@ -79,6 +93,10 @@ def not_loaded(name: str, version: str, reason: str) -> Entry:
 
 def entry_of(config: ModelConfig, version: str, state: State, reason: str) -> Entry:
     """What is known of a version before it is compiled."""
+    return with_steps(hide_state(_bare_entry(config, version, state, reason)))
+
+
+def _bare_entry(config: ModelConfig, version: str, state: State, reason: str) -> Entry:
     return Entry(
         name=config.name,
         version=version,

@@ -23,6 +23,8 @@ from service.repository.schema_scheduling import (
     PythonPart,
     SequencePart,
 )
+from service.repository.schema_sequence import find_sequence_flaws
+from service.repository.schema_steps import find_misfits
 from service.repository.schema_tensors import Int, Part, Positive, TensorPart
 from service.validation import nearest
 from service.yaml_file import Location
@@ -217,6 +219,8 @@ def find_contradictions(file: ModelFile) -> Iterator[tuple[Location, str]]:
             yield ("inputs", index, "default"), flaw
     yield from _bucket_contradictions(file)
     yield from _ensemble_contradictions(file)
+    yield from find_misfits(file.preprocess, file.postprocess, file.generate, has_state=file.sequence is not None)
+    yield from find_sequence_flaws(file.sequence, file.inputs, file.outputs, file.max_batch_size)
     if file.response_cache and (file.sequence is not None or file.generate is not None):
         other = "sequence" if file.sequence is not None else "generate"
         yield (
