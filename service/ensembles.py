@@ -141,8 +141,8 @@ def compose(config: ModelConfig, version: str, steps: Sequence[Step]) -> Entry:
     made: dict[str, TensorSpec] = {}
     for step, model in steps:
         _check_names(step, model)
-        for own, spec in ((spec.name, spec) for spec in model.inputs):
-            tensor = step.inputs[own]
+        for spec in (spec for spec in model.inputs if spec.name in step.inputs):
+            tensor = step.inputs[spec.name]
             if tensor in made:
                 _meet(tensor, made[tensor], spec, f"as it is made, but '{step.model}' takes")
             elif tensor in inputs:
@@ -171,6 +171,7 @@ def compose(config: ModelConfig, version: str, steps: Sequence[Step]) -> Entry:
         max_batch_size=batch,
         labels={**_labels(steps, outputs), **config.labels},
         images=config.images or _images(steps, ordered),
+        defaults={**_defaults(steps, inputs), **config.defaults},
         sequencing=next((model.sequencing for _, model in steps if model.sequencing is not None), None),
         backend=BACKEND,
         device=steps[0][1].device,
@@ -211,7 +212,8 @@ def _check_names(step: EnsembleStep, model: Entry) -> None:
         unknown = next((own for own in said if own not in known), "")
         if unknown:
             raise Unfit(f"model '{step.model}' has no {what} '{unknown}': its {what}s are {', '.join(known)}")
-    missing = next((spec.name for spec in model.inputs if spec.name not in step.inputs), "")
+    filled = {*step.inputs, *model.defaults}
+    missing = next((spec.name for spec in model.inputs if spec.name not in filled), "")
     if missing:
         raise Unfit(f"nothing is given to the input '{missing}' of model '{step.model}': add it to the step's inputs")
 
@@ -255,6 +257,16 @@ def _labels(steps: Sequence[Step], outputs: Sequence[TensorSpec]) -> dict[str, t
         for own, tensor in step.outputs.items()
         if own in model.labels and tensor in names
     }
+
+
+def _defaults(steps: Sequence[Step], inputs: Collection[str]) -> dict[str, bool | int | float | str]:
+    """An input may be left out where every model that takes it may do without, and with the same value."""
+    values: dict[str, set[bool | int | float | str | None]] = {name: set() for name in inputs}
+    for step, model in steps:
+        for own, tensor in step.inputs.items():
+            if tensor in values:
+                values[tensor].add(model.defaults.get(own))
+    return {name: value for name, (value, *more) in values.items() if value is not None and not more}
 
 
 def _images(steps: Sequence[Step], inputs: Sequence[TensorSpec]) -> tuple[ImageInput, ...]:

@@ -40,13 +40,16 @@ def find_target(settings: Settings) -> Target:
 
 
 def find_models(settings: Settings) -> Iterator[LocalModel]:
-    """Every chosen version, also those that cannot be compiled. Raises RepositoryError."""
+    """Every chosen version of a program, also those that cannot be compiled. Raises RepositoryError.
+
+    To choose an ensemble is to choose its models: it has nothing to compile.
+    """
     cache = Cache(settings.cache_dir, settings.cache_max_size)
     for found in scan(settings.model_repository, settings.models):
         if found.config is None:
             yield LocalModel(found.name, "", None, Options(), cache, found.error or "it has no configuration")
             continue
-        for version in found.versions:
+        for version in found.versions if found.config.ensemble is None else ():
             yield _open(found, version, settings, cache)
 
 

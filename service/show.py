@@ -45,6 +45,9 @@ def show_model(settings: Settings, version: str, as_json: bool, page: Path | Non
 
 def _choose(models: list[LocalModel], version: str) -> LocalModel:
     """The version asked for, else the highest. Raises RepositoryError."""
+    if len({model.name for model in models}) != 1:
+        names = ", ".join(sorted({model.name for model in models})) or "none that is here"
+        raise RepositoryError(f"an ensemble is not compiled; its models are: ask for one of them: {names}")
     for model in reversed(models):
         if version in ("", model.version):
             return model

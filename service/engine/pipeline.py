@@ -13,6 +13,7 @@ from msgspec import structs
 
 from compiler.spec import TensorSpec
 from service.checks import check_inputs
+from service.defaults import fill_inputs
 from service.errors import InvalidInput
 from service.repository.catalog import Entry
 from service.repository.scheduling import EnsembleStep
@@ -103,6 +104,8 @@ def arrange(tensors: Sequence[Tensor], entry: Entry) -> tuple[list[Tensor], int]
 
     What one model makes fits the next by what both declare, but for sizes that vary.
     """
+    if len(tensors) < len(entry.inputs) and entry.defaults:
+        tensors = fill_inputs(tuple(tensors), entry, tensors[0].shape[0] if tensors[0].shape else 1)
     by_name = {tensor.name: tensor for tensor in tensors}
     ordered = [by_name[spec.name] for spec in entry.inputs if spec.name in by_name]
     if len(ordered) != len(entry.inputs) or len(ordered) != len(tensors) or not all(map(_fits, ordered, entry.inputs)):

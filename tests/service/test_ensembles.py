@@ -176,6 +176,17 @@ def test_other_artifacts_of_its_models_are_other_answers() -> None:
     assert one == same != other
 
 
+def test_an_input_that_a_model_does_without_may_be_left_out() -> None:
+    mask = TensorSpec("mask", "FP32", (-1, 1))
+    models = changed(1, inputs=(*MODELS[1].inputs, mask), defaults={"mask": 0.5})
+    made = judge(config(), *models).entry
+    assert made is not None
+    assert ([spec.name for spec in made.inputs], made.defaults) == (["picture"], {}), "no step gives it"
+    made = judge(config(RESIZE, structs.replace(CLASSIFY, inputs={"x": "small", "mask": "mask"})), *models).entry
+    assert made is not None
+    assert ([spec.name for spec in made.inputs], made.defaults) == (["picture", "mask"], {"mask": 0.5})
+
+
 def test_state_is_kept_by_the_model_that_has_it() -> None:
     made = judge(config(), *changed(1, sequencing=Sequencing())).entry
     assert made is not None

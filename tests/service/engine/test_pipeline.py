@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 
 import pytest
@@ -105,3 +106,10 @@ def test_what_does_not_fit_the_next_model_is_said_as_at_the_door(given: list[Ten
     with pytest.raises(InvalidInput) as caught:
         arrange(given, entry())
     assert expected in str(caught.value)
+
+
+def test_what_no_step_gives_is_filled_in() -> None:
+    takes = entry(inputs=(spec("x"), spec("mask")), defaults={"mask": 1.5})
+    ordered, rows = arrange([tensor("x", (2, 3))], takes)
+    assert ([each.name for each in ordered], ordered[1].shape, rows) == (["x", "mask"], (2, 3), 2)
+    assert bytes(ordered[1].data) == struct.pack("<6f", *[1.5] * 6)
