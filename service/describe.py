@@ -17,7 +17,7 @@ from service.errors import without_paths
 from service.interface import with_steps
 from service.repository.catalog import Entry, State
 from service.repository.config import ModelConfig
-from service.repository.stateful import find_faults, hide_state
+from service.repository.stateful import find_faults, hidden_inputs, visible_inputs, visible_outputs
 
 
 def choose_startup(config: ModelConfig, default: Literal["wait", "fallback"]) -> Literal["wait", "fallback"]:
@@ -69,7 +69,7 @@ def describe_artifact(config: ModelConfig, version: str, manifest: Manifest, ori
     faults = tuple(_state_faults(described))
     if faults:
         raise LoadFailed(f"its model.yaml: {'; '.join(faults)}")
-    return with_steps(hide_state(described))
+    return with_steps(_hide_state(described))
 
 
 def as_clients_see(entry: Entry) -> Entry:
@@ -93,7 +93,7 @@ def not_loaded(name: str, version: str, reason: str) -> Entry:
 
 def entry_of(config: ModelConfig, version: str, state: State, reason: str) -> Entry:
     """What is known of a version before it is compiled."""
-    return with_steps(hide_state(_bare_entry(config, version, state, reason)))
+    return with_steps(_hide_state(_bare_entry(config, version, state, reason)))
 
 
 def _bare_entry(config: ModelConfig, version: str, state: State, reason: str) -> Entry:
@@ -116,4 +116,17 @@ def _bare_entry(config: ModelConfig, version: str, state: State, reason: str) ->
         sequencing=config.sequencing,
         ensemble=config.ensemble,
         steps=config.steps,
+    )
+
+
+def _hide_state(entry: Entry) -> Entry:
+    """`entry`, which describes the model itself, as clients of its sequences see it."""
+    own = entry.sequencing
+    if own is None:
+        return entry
+    return msgspec.structs.replace(
+        entry,
+        inputs=visible_inputs(own, entry.inputs),
+        outputs=visible_outputs(own, entry.outputs),
+        hidden=hidden_inputs(own, entry.inputs),
     )

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from msgspec import structs
-
 from compiler.spec import TensorSpec
-from service.repository.catalog import Entry
 from service.repository.scheduling import Sequencing
 
 FLAGS = ("BOOL", "INT8", "INT32", "INT64", "FP32")
@@ -108,15 +105,3 @@ def _control_faults(kind: str, spec: TensorSpec, max_batch_size: int | None) -> 
     if any(size != 1 for size in row_shape(spec, max_batch_size)):
         shapes = "[-1] or [-1, 1]" if spec.shape[:1] == (-1,) else "[1]"
         yield f"the control {kind} '{spec.name}' has the shape {list(spec.shape)}: it is one value a row, so {shapes}"
-
-
-def hide_state(entry: Entry) -> Entry:
-    """`entry`, which describes the model itself, as clients see it."""
-    if entry.sequencing is None:
-        return entry
-    return structs.replace(
-        entry,
-        inputs=visible_inputs(entry.sequencing, entry.inputs),
-        outputs=visible_outputs(entry.sequencing, entry.outputs),
-        hidden=hidden_inputs(entry.sequencing, entry.inputs),
-    )
