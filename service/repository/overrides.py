@@ -16,7 +16,7 @@ from service.repository.ensemble_scheduling import PLATFORM, read_ensemble
 from service.repository.sequence_batching import read_sequence_batching
 
 MAX_CHARACTERS = 1_000_000
-OURS = ("name", "platform", "backend", "parameters")  # said back by clients that edit what model_config answered
+OURS = ("name", "platform", "backend", "parameters", "model_transaction_policy")  # said back by clients that edit what model_config answered
 EMPTY_MEANS_SOMETHING = ("max_batch_size", "version_policy")
 POLICY = {"max_queue_size": "max_queue_size", "default_timeout_microseconds": "timeout_us"}
 
@@ -171,6 +171,13 @@ def _whole(value: Any, what: str, least: int = 0) -> int:
     return value
 
 
+def _response_cache(value: Any, config: dict[str, Any]) -> dict[str, Any]:
+    match value:
+        case {"enable": bool(is_on), **others} if not others:
+            return {"response_cache": is_on}
+    raise InvalidInput("config: response_cache must be an object with enable, true or false")
+
+
 # In this order: preferred batch sizes hold beside a new largest one.
 READERS: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "max_batch_size": _batch_size,
@@ -179,6 +186,7 @@ READERS: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "instance_group": _instances,
     "version_policy": _policy,
     "dynamic_batching": _batching,
+    "response_cache": _response_cache,
     "sequence_batching": lambda value, config: read_sequence_batching(value),
     "ensemble_scheduling": lambda value, config: read_ensemble(value),
 }

@@ -74,6 +74,18 @@ def test_only_what_was_let_in_can_fail(tmp_path: Path, outcome: str, fails: int)
     assert of(tmp_path)["inference_stats"]["fail"]["count"] == fails
 
 
+def test_a_kept_answer_is_a_success_that_nothing_computed(tmp_path: Path) -> None:
+    totals = RequestTotals(FakeCounter(), Tally(tmp_path))
+    totals.looked_up("double", "1", False, 0.25)
+    totals.looked_up("double", "1", True, 0.5)
+    totals.finished("double", "1", "http", "success", 1.0, 1)
+    found = of(tmp_path)
+    stats = found["inference_stats"]
+    assert stats["cache_hit"] == {"count": 1, "ns": 500_000_000}
+    assert stats["cache_miss"] == {"count": 1, "ns": 250_000_000}
+    assert (stats["success"]["count"], stats["compute_infer"]["count"], found["inference_count"]) == (1, 0, 0)
+
+
 def test_an_unknown_model_leaves_no_row(tmp_path: Path) -> None:
     RequestTotals(FakeCounter(), Tally(tmp_path)).finished("", "", "http", "invalid", 0.1, 0)
     assert read_totals(tmp_path) == {}

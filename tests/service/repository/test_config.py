@@ -312,6 +312,13 @@ def test_a_model_without_batches_has_fixed_first_dimensions_and_no_buckets(folde
     ]
 
 
+def test_answers_are_kept_where_the_file_says_so_and_equal_inputs_get_equal_answers(folder: Path) -> None:
+    inputs = "inputs:\n  - {name: x, datatype: FP32, shape: [-1, 3]}\nmax_batch_size: 4\n"
+    assert read(folder, f"{inputs}response_cache: true\n").response_cache
+    sentence = "4: response_cache and sequence contradict each other, as equal inputs need not get equal answers"
+    assert faults(folder, f"{inputs}response_cache: true\nsequence: {{}}\n")[0].startswith(sentence)
+
+
 BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
     f"{name}: &{name} [{','.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )

@@ -77,6 +77,7 @@ def read(**config: Any) -> dict[str, Any]:
                 }
             },
         ),
+        ({"response_cache": {"enable": True}}, {"response_cache": True}),
         (
             {
                 "sequence_batching": {},
@@ -105,7 +106,8 @@ def test_what_has_a_meaning_is_read(config: dict[str, Any], expected: dict[str, 
         ({"trust": True}, "'trust' is not supported"),
         ({"ensemble_scheduling": {"step": [1]}}, "ensemble_scheduling must be an object with a list of steps"),
         ({"ensemble_scheduling": {"step": [{"model_namespace": "n"}]}}, "'model_namespace' of a step is not supported"),
-        ({"response_cache": {"enable": True}}, "'response_cache' is not supported"),
+        ({"response_cache": {"enable": "yes"}}, "response_cache must be an object with enable, true or false"),
+        ({"response_cache": True}, "response_cache must be an object with enable, true or false"),
         ({"max_batch_size": -1}, "max_batch_size must be a whole number, 0 or more"),
         ({"max_batch_size": True}, "max_batch_size must be a whole number"),
         ({"instance_group": {"count": 1}}, "instance_group must be a list"),
