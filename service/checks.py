@@ -38,6 +38,16 @@ def check_inputs(inputs: tuple[Tensor, ...], entry: Entry) -> int:
     return rows or 1
 
 
+def check_names(inputs: tuple[Tensor, ...], entry: Entry) -> None:
+    """Before tensors are fetched from elsewhere: is each an input of the model, and named once?"""
+    names = [tensor.name for tensor in inputs]
+    for name in names:
+        if all(spec.name != name for spec in entry.inputs):
+            raise InvalidInput(f"model '{entry.name}' has no input '{name}': its inputs are {_names(entry)}")
+        if names.count(name) > 1:
+            raise InvalidInput(f"input '{name}' is given twice")
+
+
 def _find_mismatch(tensor: Tensor, spec: TensorSpec, max_batch_size: int) -> str:
     """What to do about a tensor that is not as `spec` says; "" where it is."""
     if tensor.datatype != spec.datatype:

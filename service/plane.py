@@ -13,7 +13,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from service.checks import check_inputs, check_outputs
+from service.checks import check_inputs, check_names, check_outputs
 from service.classify import choose_outputs
 from service.defaults import fill_inputs
 from service.engine.messages import Infer, Result
@@ -110,6 +110,7 @@ class Plane:
                 request = take_places(request, self.cuda_regions)
             targets = self.regions.targets(request) if request.shared_outputs else {}
             if request.shared_inputs:
+                check_names(request.inputs, entry)
                 request = self.regions.read_inputs(request)
             rows = check_inputs(request.inputs, entry)
             if len(request.inputs) < len(entry.inputs):

@@ -17,6 +17,8 @@ from service.errors import NotFound, Unavailable
 from service.repository.config import Batching, ImageInput
 from service.repository.scheduling import Ensemble, Sequencing, Steps
 
+MAX_SHOWN = 128  # characters: no model's name is longer
+
 
 class State(StrEnum):
     """As the model repository extension names them."""
@@ -132,7 +134,7 @@ class Catalog:
     def versions(self, name: str) -> tuple[Entry, ...]:
         """The versions of one model, lowest first. Raises NotFound with the nearest right name."""
         if name not in self._versions:
-            raise NotFound(f"unknown model '{name}': {self._nearest(name)}")
+            raise NotFound(f"unknown model {_shown(name)}: {self._nearest(name)}")
         versions = self._versions[name]
         return tuple(versions[version] for version in sorted(versions, key=_version_number))
 
@@ -146,7 +148,7 @@ class Catalog:
             if not version.isdigit() and any(version in entry.aliases for entry in versions.values()):
                 return self.aliased(name, version)
             known = ", ".join(sorted(versions, key=_version_number))
-            raise NotFound(f"model '{name}' has no version '{version}': its versions are {known}")
+            raise NotFound(f"model '{name}' has no version {_shown(version)}: its versions are {known}")
         default = self._defaults.get(name)
         return default if default is not None else self.versions(name)[-1]
 
@@ -157,7 +159,7 @@ class Catalog:
         if found is None:
             known = ", ".join(sorted({each for entry in versions for each in entry.aliases}))
             hint = f"its labels are {known}" if known else "it has none: name a version, or leave it out"
-            raise NotFound(f"model '{name}' has no label '{alias}': {hint}")
+            raise NotFound(f"model '{name}' has no label {_shown(alias)}: {hint}")
         return found
 
     def has(self, name: str, version: str = "") -> bool:
@@ -180,11 +182,16 @@ class Catalog:
         return State.LOADING not in awaited and (not awaited or any(entry.is_ready for entry in entries))
 
     def _nearest(self, name: str) -> str:
-        near = difflib.get_close_matches(name, self._versions, n=1)
+        near = difflib.get_close_matches(name[:MAX_SHOWN], self._versions, n=1)
         if near:
             return f"did you mean '{near[0]}'?"
         known = ", ".join(sorted(self._versions)[:20])
         return f"the models here are {known}" if known else "the model repository is empty"
+
+
+def _shown(text: str) -> str:
+    """What a client named, quoted: no longer than a name may be, and without what is no letter."""
+    return "'" + "".join(each if each.isprintable() else "?" for each in text[:MAX_SHOWN]) + "'"
 
 
 def _version_number(version: str) -> int:

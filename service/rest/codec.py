@@ -31,6 +31,7 @@ from service.tensors import (
 )
 
 RESERVED_PREFIX = "triton_"  # reserved by the protocol's extensions; a client's own parameter must not use it
+RESERVED = ("headers",)  # where servers that pass HTTP headers on put them
 NOTHING = memoryview(b"")
 MAX_NAME = 256  # a refusal repeats the name
 
@@ -174,9 +175,10 @@ def _parse_outputs(
 def _scheduling(parameters: dict[str, Any]) -> tuple[int, int]:
     """`timeout` (microseconds) and `priority` of a request; what cannot be honoured is refused."""
     for key in parameters:
-        if key.startswith(RESERVED_PREFIX):
+        if key.startswith(RESERVED_PREFIX) or key in RESERVED:
             raise InvalidInput(
-                f"parameter '{key[:40]}' is reserved: names that begin with '{RESERVED_PREFIX}' are not a client's"
+                f"parameter '{key[:40]}' is reserved: 'headers' and names that begin with '{RESERVED_PREFIX}' are not "
+                "a client's"
             )
     values = []
     for key in ("timeout", "priority"):

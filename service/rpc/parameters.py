@@ -16,16 +16,18 @@ from service.tensors import Placement, RequestedOutput, SequencePoint
 Parameters = Mapping[str, InferParameter]
 
 RESERVED_PREFIX = "triton_"
-EMPTY_FINAL = "triton_enable_empty_final_response"  # asked on streams: every request here has exactly one, final answer
+RESERVED = ("headers",)  # where servers that pass metadata on put it
+EMPTY_FINAL = "triton_enable_empty_final_response"  # asked on streams of models that give several responses
 REGION = "shared_memory_region"
 
 
 def read_request(parameters: Parameters) -> tuple[int, int]:
     """(timeout in microseconds, priority), 0 where absent. Raises InvalidInput, Unsupported."""
     for key in parameters:
-        if key.startswith(RESERVED_PREFIX) and key != EMPTY_FINAL:
+        if (key.startswith(RESERVED_PREFIX) and key != EMPTY_FINAL) or key in RESERVED:
             raise InvalidInput(
-                f"parameter '{key}': names that begin with '{RESERVED_PREFIX}' are reserved: choose another"
+                f"parameter '{key[:40]}': names that begin with '{RESERVED_PREFIX}' are reserved, and so is 'headers': "
+                "choose another"
             )
     return _count(parameters, "timeout", "the request"), _count(parameters, "priority", "the request")
 
@@ -59,7 +61,7 @@ def _count(parameters: Parameters, key: str, where: str) -> int:
         return 0
     value = _value(parameters[key])
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidInput(f"parameter '{key}' of {where} is {value!r}: send a whole number, zero or more")
+        raise InvalidInput(f"parameter '{key}' of {where} is {repr(value)[:60]}: send a whole number, zero or more")
     return value
 
 
