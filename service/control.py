@@ -10,6 +10,7 @@ from typing import Any
 
 from compiler.spec import TensorSpec
 from service import __version__
+from service.errors import NotFound
 from service.extensions import Extensions, Nobody
 from service.plane import Plane
 from service.repository import ensemble_scheduling
@@ -79,6 +80,13 @@ class Control:
     def is_model_ready(self, name: str, version: str = "") -> bool:
         """Raises NotFound for an unknown model or version."""
         return self.entry(name, version).is_ready and not self._plane.is_draining
+
+    def is_decoupled(self, name: str, version: str = "") -> bool:
+        """Whether a request may have any number of responses; False also where there is no such model."""
+        try:
+            return self.entry(name, version).is_decoupled
+        except NotFound:
+            return False
 
     def model_metadata(self, name: str, version: str = "") -> dict[str, Any]:
         """`{name, versions, platform, inputs, outputs}`. Raises NotFound, or Unavailable where it is not ready."""

@@ -121,6 +121,7 @@ class InferRequest(msgspec.Struct, frozen=True):
     shared_outputs: dict[str, Placement] = {}
     sequence: SequencePoint | None = None
     on_gpu: OnGpu | None = None
+    trace: str = ""  # the header traceparent, where the client is traced
 
 
 class InferResponse(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,13 @@ import numpy as np
 
 from compiler.spec import TensorSpec
 from service.engine.messages import Answer, Failure, Infer, LoadModel, Result, Shared, UnloadModel
+from service.errors import ExecutionFailed
 from service.extensions import Extensions
 from service.parent import ParentLink
 from service.registrar import Registrar
 from service.repository.catalog import Catalog, Entry, State
 from service.repository.config import ImageInput
+from service.repository.scheduling import Generation, Steps
 from service.tensors import NUMPY_TYPES
 
 Arrays = list[np.ndarray[Any, Any]]
@@ -88,10 +90,48 @@ class FakeEngines:
         return Result(message.id, shapes, sizes, (1, 2, 3, 4, 5), message.rows, message.rows), views
 
 
+class FakeStreams(FakeEngines):
+    """Also answers in several responses: `story` gives each whole number below its first one, as [1]."""
+
+    def __init__(self, **compute: Callable[[Arrays], Arrays]) -> None:
+        super().__init__(**compute)
+        self.given = 0
+        self.ended: list[str] = []  # how each stream was left
+        self.breaks_after: int | None = None
+
+    async def stream(self, message: Infer, blobs: Sequence[Any]) -> AsyncGenerator[tuple[Result, list[memoryview]]]:
+        self.asked.append(message)
+        try:
+            for value in range(int(np.frombuffer(blobs[0], np.int32)[0])):
+                if value == self.breaks_after:
+                    raise ExecutionFailed("generate.py of model 'story' failed on this input: KeyError: 'x'")
+                self.given += 1
+                data = memoryview(np.array([value], np.int32).tobytes())
+                yield Result(message.id, ((1,),), (4,), (1, 2, 3, 4, 5), 1, 1, is_final=False), [data]
+            yield Result(message.id, (), (), (1, 2, 3, 4, 5), 1, 1), []
+        except GeneratorExit:
+            self.ended.append("left")
+            raise
+        self.ended.append("final")
+
+
+STORY_ENTRY = entry(
+    name="story",
+    inputs=(TensorSpec("count", "INT32", (1,)),),
+    outputs=(TensorSpec("number", "INT32", (1,)),),
+    max_batch_size=0,
+    buckets=(),
+    steps=Steps(
+        generate=Generation((TensorSpec("count", "INT32", (1,)),), (TensorSpec("number", "INT32", (1,)),)), folder="x"
+    ),
+)
+
+
 class FakeCounter:
     """Remembers what was counted: (model, version, protocol, outcome, rows), and (model, version, whether kept)."""
 
     def __init__(self) -> None:
+        self.traces: list[str] = []
         self.lookups: list[tuple[str, str, bool]] = []
         self.ended: list[tuple[str, str, str, str, int]] = []
 
@@ -102,6 +142,12 @@ class FakeCounter:
     def looked_up(self, model: str, version: str, is_kept: bool, seconds: float) -> None:
         assert seconds >= 0
         self.lookups.append((model, version, is_kept))
+
+    def encoded(self, model: str, version: str, seconds: float) -> None:
+        assert seconds >= 0
+
+    def traced(self, model: str, version: str, protocol: str, seconds: float, traceparent: str) -> None:
+        self.traces.append(traceparent)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -164,12 +210,24 @@ class FakeBatchCounter:
 
     def __init__(self) -> None:
         self.batches: list[tuple[int, int]] = []
+        self.reasons: list[str] = []
+        self.running = 0
 
     def batch(self, queue_ns: Sequence[int], phases_ns: tuple[int, int, int, int], rows: int, bucket: int) -> None:
         self.batches.append((rows, bucket))
 
     def depth(self, requests: int) -> None:
         assert requests >= 0
+
+    def dispatched(self, reason: str, requests: int) -> None:
+        self.reasons.append(reason)
+        self.running += requests
+
+    def settled(self, requests: int) -> None:
+        self.running -= requests
+
+    def loaded(self, device: str, memory_bytes: int) -> None:
+        assert memory_bytes >= 0
 
 
 class FakeConnection:

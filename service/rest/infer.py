@@ -22,6 +22,8 @@ from service.rest.body import Receive, choose_encoding, compress, read_body, unp
 from service.rest.codec import encode_infer, parse_infer
 from service.rest.doors import Answer, Content, Translated
 from service.rest.errors import JSON, Headers, error_answer, error_body
+from service.rest.events import send_events
+from service.rest.generate import ask_for_one, encode_event, encode_generated, read_generate
 from service.rest.operations import INFERENCE
 from service.rest.raw import read_one_row
 from service.rest.routes import Route
@@ -36,6 +38,7 @@ log = logging.getLogger("torchere.frontend")
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+TRACE = b"traceparent"
 JSON_SIZE = b"inference-header-content-length"
 MAX_DIGITS = 18  # more than any body has; Python refuses to read numbers of thousands of digits
 
@@ -77,7 +80,11 @@ class InferLane:
                 )
             else:
                 body = await read_body(receive, headers, self.limits.body_bytes)
-                answer = await self.answer(Asked(route, scope["query_string"], headers, body, arrived))
+                asked = Asked(route, scope["query_string"], headers, body, arrived)
+                if route.door == "generate_stream":
+                    await self._stream(asked, receive, send)
+                    return
+                answer = await self.answer(asked)
         except ServiceError as error:
             answer = self.refusal(error)
         await send_answer(send, *answer)
@@ -111,26 +118,42 @@ class InferLane:
 
     async def _answer(self, asked: Asked) -> Answer:
         """Translate, ask the plane, translate back; what cannot be translated is counted as refused."""
-        route, headers = asked.route, asked.headers
-        bare = InferRequest(route.model, route.version, (), arrived=asked.arrived)
-        try:
-            body = asked.body
-            if b"content-encoding" in headers:
-                body = await unpack(body, headers, self.limits.body_bytes)
-            if route.door == "v2" or (route.door == "v1" and JSON_SIZE in headers):
-                request, encode = self._translate_v2(bare, headers, body)
-            else:
-                request, encode = await self._translate_by_door(bare, asked, body)
-        except ServiceError as error:
-            self._plane.refused(bare, error)
-            raise
-        response = await self._plane.infer(request)
-        answer = encode(response)
+        request, encode = await self._translate(asked)
+        if asked.route.door == "generate":
+            response = await ask_for_one(self._plane, request)
+        else:
+            response = await self._plane.infer(request)
+        began = time.monotonic()
+        answer, headers = encode(response), asked.headers
+        self._plane.encoded(response, time.monotonic() - began)
         if b"accept-encoding" in headers:
             answer = await _packed(answer, headers[b"accept-encoding"])
         if ASK in headers and is_wanted(headers[ASK]):
             answer[1].append((b"server-timing", self._timing(response, asked.arrived)))
         return answer
+
+    async def _stream(self, asked: Asked, receive: Receive, send: Send) -> None:
+        """Each response as an event. Raises ServiceError where there is nothing to be sent but that."""
+        request, _ = await self._translate(asked)
+        error = await send_events(self._plane.stream(request), encode_event, receive, send)
+        if error is not None:
+            raise error
+
+    async def _translate(self, asked: Asked) -> Translated:
+        route, headers = asked.route, asked.headers
+        bare = InferRequest(route.model, route.version, (), arrived=asked.arrived)
+        if TRACE in headers:
+            bare = replace(bare, trace=headers[TRACE].decode("latin-1"))
+        try:
+            body = asked.body
+            if b"content-encoding" in headers:
+                body = await unpack(body, headers, self.limits.body_bytes)
+            if route.door == "v2" or (route.door == "v1" and JSON_SIZE in headers):
+                return self._translate_v2(bare, headers, body)
+            return await self._translate_by_door(bare, asked, body)
+        except ServiceError as error:
+            self._plane.refused(bare, error)
+            raise
 
     async def _translate_by_door(self, bare: InferRequest, asked: Asked, body: bytes | bytearray) -> Translated:
         query = parse_qs(asked.query.decode("latin-1")) if asked.query else {}
@@ -141,6 +164,9 @@ class InferLane:
                     version = self._plane.version_of(bare.model, asked.route.label)
                     bare = replace(bare, version=version)
                 return await self._predict.translate(bare, content, asked.route.verb)
+            case "generate" | "generate_stream":
+                entry = self._plane.catalog.ready_entry(bare.model, bare.version)
+                return read_generate(entry, bare, body, self.limits), encode_generated
             case "predictions":
                 return await self._predictions.translate(bare, content)
             case _:

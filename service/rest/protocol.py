@@ -188,7 +188,7 @@ class LaneProtocol(HttpToolsProtocol):
         if not path.startswith(self.lane.prefix):
             return None
         route = find_route(path[len(self.lane.prefix) :] if self.lane.prefix else path)
-        if route is None:
+        if route is None or route.door == "generate_stream":
             return None
         if self.parser.get_http_version() != "1.1" or self.parser.should_upgrade() or self.expect_100_continue:
             return None

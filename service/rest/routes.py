@@ -15,9 +15,11 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 # v2: Open Inference Protocol. v1: torchere's own. predict: TensorFlow Serving and KServe v1. predictions: TorchServe.
-Door = Literal["v2", "v1", "predict", "predictions"]
+# generate, generate_stream: Triton's extension, for one response and for any number.
+Door = Literal["v2", "v1", "predict", "predictions", "generate", "generate_stream"]
 
 INFER = re.compile(r"/(v[12])/models/([^/]+)(?:/versions/([^/]+))?/infer")
+GENERATE = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/(generate|generate_stream)")
 PREDICT = re.compile(r"/v1/models/([^/]+?)(?:/versions/([^/:]+)|/labels/([^/:]+))?:(predict|classify|regress|explain)")
 PREDICTIONS = re.compile(r"/predictions/([^/]+)(?:/([^/]+))?")
 MAX_REMEMBERED = 512  # bytes of a path; longer ones are parsed each time, so that nobody fills memory with them
@@ -43,6 +45,9 @@ def parse_route(path: str) -> Route | None:
     found = INFER.fullmatch(path)
     if found is not None:
         return Route("v2" if found[1] == "v2" else "v1", found[2], found[3] or "")
+    found = GENERATE.fullmatch(path)
+    if found is not None:
+        return Route("generate" if found[3] == "generate" else "generate_stream", found[1], found[2] or "")
     found = PREDICT.fullmatch(path)
     if found is not None:
         return Route("predict", found[1], found[2] or "", found[3] or "", found[4])

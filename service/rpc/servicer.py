@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from google.protobuf.json_format import ParseDict
@@ -29,7 +31,9 @@ class Inference(Protocol):
     """What the servicer asks of `plane.py`."""
 
     async def infer(self, request: InferRequest) -> InferResponse: ...
+    def stream(self, request: InferRequest) -> AsyncGenerator[InferResponse]: ...
     def refused(self, request: InferRequest, error: ServiceError) -> None: ...
+    def encoded(self, response: InferResponse, seconds: float) -> None: ...
 
 
 class Servicer(AdminCalls):
@@ -46,27 +50,38 @@ class Servicer(AdminCalls):
             response = await self._infer(request, context, arrived)
             if wants_timing(context):
                 context.set_trailing_metadata(((TIMING_KEY, self._timing(response, arrived)),))
-            return encode(response)
+            began = time.monotonic()
+            message = encode(response)
+            self._plane.encoded(response, time.monotonic() - began)
+            return message
 
     async def ModelStreamInfer(self, requests: Any, context: Context) -> None:
         async with Refusals(context):
             await run_stream(
                 context,
-                lambda request: self._infer(request, context, time.monotonic()),
+                lambda request: self._stream(request, context),
                 self._stopping,
                 strict=wants_status_on_error(context),
+                is_ordered=lambda request: not self._control.is_decoupled(request.model_name, request.model_version),
             )
 
     async def _infer(self, request: messages.ModelInferRequest, context: Context, arrived: float) -> InferResponse:
+        return await self._plane.infer(self._translate(request, context, arrived))
+
+    async def _stream(self, request: messages.ModelInferRequest, context: Context) -> AsyncGenerator[InferResponse]:
+        async with aclosing(self._plane.stream(self._translate(request, context, time.monotonic()))) as responses:
+            async for response in responses:
+                yield response
+
+    def _translate(self, request: messages.ModelInferRequest, context: Context, arrived: float) -> InferRequest:
         remaining_s = context.time_remaining()
         deadline = None if remaining_s is None else arrived + remaining_s
         try:
-            translated = decode(request, deadline=deadline, arrived=arrived)
+            return decode(request, deadline=deadline, arrived=arrived)
         except ServiceError as error:
             bare = InferRequest(request.model_name, request.model_version, (), protocol="grpc", arrived=arrived)
             self._plane.refused(bare, error)
             raise
-        return await self._plane.infer(translated)
 
     def _timing(self, response: InferResponse, arrived: float) -> str:
         backend = self._control.entry(response.model, response.version).rung

@@ -45,6 +45,9 @@ class FakePlane:
     def refused(self, request: InferRequest, error: ServiceError) -> None:
         self.refusals.append((request.model, error))
 
+    async def stream(self, request: InferRequest) -> AsyncIterator[InferResponse]:
+        yield await self.infer(request)
+
     async def infer(self, request: InferRequest) -> InferResponse:
         self.asked.append(request)
         self.arrived.set()
