@@ -1,0 +1,78 @@
+"""One server with every door open, for clients that know nothing of it, and what `make clients` has fetched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import ROOT, copy_model
+from tests.e2e.running import RunningServer
+
+FETCHED = ROOT / "build" / "clients"
+TIMES = """
+import torch
+
+
+class Times(torch.nn.Module):
+    def forward(self, x):
+        return {{"y": x * {factor}}}
+
+
+def create_model():
+    return Times()
+"""
+TIMES_CONFIG = """
+trust: true
+max_batch_size: 8
+inputs:
+  - {name: x, datatype: FP32, shape: [-1, 2]}
+outputs:
+  - {name: y, datatype: FP32, shape: [-1, 2]}
+compile:
+  backends: [eager]
+"""
+LOADED = ("affine", "poison", "patient", "digits")
+
+
+@pytest.fixture(scope="session")
+def open_server(cache: Path, logs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """affine, poison, patient and digits serve; `times` waits to be loaded."""
+    repository = tmp_path_factory.mktemp("foreign")
+    for name in ("affine", "poison", "patient"):
+        shutil.copytree(ROOT / "tests" / "models" / name, repository / name)
+    copy_model("digits", repository, "eager", "torchscript")
+    (repository / "times" / "1").mkdir(parents=True)
+    (repository / "times" / "model.yaml").write_text(TIMES_CONFIG)
+    (repository / "times" / "1" / "model.py").write_text(TIMES.format(factor=2))
+    flags = ["--startup", "wait", "--frontends", "2", "--shared-memory", "system", "--trust-uploads"]
+    flags += ["--model-control-mode", "explicit", *(each for name in LOADED for each in ("--load-model", name))]
+    with RunningServer(repository, cache, logs, *flags) as server:
+        yield server
+
+
+def fetched(name: str) -> Path:
+    """A client that is not part of this project's environment; the test is skipped where it was not fetched."""
+    path = FETCHED / name
+    if not path.exists():
+        pytest.skip(f"{path.relative_to(ROOT)} is not there: `make clients` fetches it")
+    return path
+
+
+@pytest.fixture(scope="session")
+def kserve_python() -> Path:
+    return fetched("kserve/bin/python")
+
+
+@pytest.fixture(scope="session")
+def buf() -> Path:
+    return fetched("bin/buf")
+
+
+@pytest.fixture(scope="session")
+def perf_analyzer() -> tuple[Path, dict[str, str]]:
+    """The program, and the environment in which it finds its libraries."""
+    return fetched("bin/perf_analyzer"), {**os.environ, "LD_LIBRARY_PATH": str(FETCHED / "lib")}
