@@ -26,7 +26,7 @@ from service.tensors import InferRequest, InferResponse, RequestedOutput, Tensor
 
 TOP = 5  # classes, as TorchServe's image_classifier answers
 WRAPPERS = ("data", "body")  # keys under which its handlers look for the content
-VAGUE = (b"", b"application/x-www-form-urlencoded", raw.RAW)  # curl says nothing, or what a form would be
+VAGUE = (b"", form.URLENCODED, raw.RAW)  # curl says nothing, or what a form would be
 
 
 class Predictions:
@@ -54,6 +54,9 @@ class Predictions:
 
 def _unwrap(content: Content) -> tuple[bytes, Content]:
     """The type of the body, or that of the file in a form, and what it holds."""
+    if content.type == form.URLENCODED:
+        value = form.only_field(content.body, WRAPPERS)
+        return content.type, content if value is None else replace(content, body=value)
     if content.type != form.CONTENT_TYPE:
         return content.type, content
     kind, part = form.first_part(content.headers[b"content-type"], content.body)

@@ -82,6 +82,19 @@ def test_the_neighbours_requests_get_the_neighbours_answers(client: Client, path
     assert got.json() == answer
 
 
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        (b"data=%5B1%2C+2%2C+3%5D", TWICE),  # requests.post(url, data={"data": "[1, 2, 3]"})
+        (b"body=[1,2,3]", TWICE),
+        (b"[1,2,3]", TWICE),  # curl -d says the same of whatever it sends
+    ],
+)
+def test_a_form_of_one_field(client: Client, body: bytes, answer: list[float]) -> None:
+    got = client.post("/predictions/double", body, headers={"content-type": "application/x-www-form-urlencoded"})
+    assert got.json() == answer
+
+
 def test_rows_at_our_own_door(client: Client) -> None:
     rows = client.post("/v1/models/sum/infer", {"rows": [{"a": [1, 2], "b": [3, 4]}]}).json()
     assert rows["rows"] == [{"sum": [4.0, 6.0], "first": 1.0}]
@@ -140,6 +153,13 @@ REFUSED: list[tuple[str, Any, dict[str, str], int, str]] = [
     ("/predictions/nobody", ROW, {}, 404, "unknown model 'nobody'"),
     ("/predictions/double", {"z": ROW}, {}, 400, "no input 'z'"),
     ("/predictions/double", b"form", {"content-type": "multipart/form-data"}, 400, "needs its boundary"),
+    (
+        "/predictions/double",
+        b"data=[1,2,3]&more=1",
+        {"content-type": "application/x-www-form-urlencoded"},
+        400,
+        "not valid JSON",
+    ),
     ("/v1/models/double/infer", b"1234567", {"content-type": OCTETS}, 400, "with 7 bytes"),
     ("/v1/models/sum/infer", b"1234", {"content-type": OCTETS}, 400, "needs a model with one input"),
     ("/v1/models/double/infer", b"x", {"content-type": OCTETS, "tensor-shape": "1,-3"}, 400, "as 1,3,224,224"),
