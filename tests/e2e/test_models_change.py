@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from service.client.rpc import RpcClient
 from tests.e2e.running import RunningServer
 
 CODE = """
@@ -204,6 +206,51 @@ def test_tritonclient_operates_the_service(protocol: str, explicit: RunningServe
     assert came["from files"] == [[9, 18]]
     assert "unknown model 'nobody'" in came["unknown"][1]
     assert ["first", "UNAVAILABLE"] in came["index"]
+
+
+ENSEMBLE = """
+ensemble:
+  steps:
+    - {model: after, inputs: {x: middle}, outputs: {y: y}}
+    - {model: before, inputs: {x: x}, outputs: {y: middle}}
+"""
+
+
+def test_an_ensemble_serves_on_while_its_models_change(explicit: RunningServer, repository: Path) -> None:
+    write(repository, "before", 1, 2)
+    write(repository, "after", 1, 10)
+    (repository / "chain").mkdir()
+    (repository / "chain/model.yaml").write_text(ENSEMBLE)
+    assert call(explicit, "models/chain/load") == (200, {})
+    assert [index(explicit)[f"{name}/1"] for name in ("after", "before", "chain")] == [("READY", "")] * 3
+    assert infer(explicit, "chain") == (200, [20, 40])
+    with RpcClient(f"127.0.0.1:{explicit.grpc_port}") as client:
+        answer = client.infer("chain", {"x": np.array([[1, 2]], np.float32)})
+    assert answer["y"].tolist() == [[20, 40]]
+    assert explicit.get("/v2/models/chain")[1]["platform"] == "ensemble"
+    _, config = explicit.get("/v2/models/chain/config")
+    assert [step["model_name"] for step in config["ensemble_scheduling"]["step"]] == ["before", "after"]
+    crowd = Crowd(explicit, "chain")
+    write(repository, "before", 1, 3, CONFIG.replace("max_batch_size: 8", "max_batch_size: 4"))
+    assert call(explicit, "models/before/load") == (200, {})
+    assert infer(explicit, "chain") == (200, [30, 60])
+    explicit.wait_for(lambda: explicit.get("/v2/models/chain/config")[1]["max_batch_size"] == 4, "fewer rows")
+    write(repository, "after", 2, 100)
+    assert call(explicit, "models/after/load") == (200, {})
+    assert infer(explicit, "chain") == (200, [300, 600])
+    crowd.stop()
+    assert crowd.failures == []
+    assert crowd.values == {20, 30, 300}
+    counted = explicit.get("/v2/models/chain/stats")[1]["model_stats"][0]["inference_stats"]
+    assert len({counted[phase]["count"] for phase in ("compute_input", "compute_infer", "compute_output")}) == 1
+    assert counted["success"]["count"] == counted["compute_infer"]["count"] > 0
+    assert call(explicit, "models/before/unload") == (200, {})
+    status, answer = infer(explicit, "chain")
+    assert (status, "its model 'before' version 1 is unavailable: unloaded" in answer["error"]) == (503, True)
+    assert call(explicit, "models/chain/unload", unload_dependents=True) == (200, {})
+    states = {name: state for name, (state, _) in index(explicit).items()}
+    assert (states["chain/1"], states["before/1"]) == ("UNAVAILABLE", "UNAVAILABLE")
+    assert states["after/2"] == "READY", "a client asked for it"
 
 
 def test_the_service_follows_its_repository(tmp_path: Path, cache: Path, logs: Path) -> None:
