@@ -6,6 +6,7 @@ Uses `rest.py`; knows no torch.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from rich.table import Table
 from service.client.rest import RestClient, content_type_of
 from service.errors import ServiceError
 
+TOKEN_VARIABLE = "TORCHERE_TOKEN"  # and SSL_CERT_FILE names an authority that this machine does not trust anyway
 PLAIN_WIDTH = 160  # where the output is a file or a pipe, lines must not be folded at 80
 
 
 def show_models(url: str, as_json: bool) -> bool:
     """Print the models of the server at `url`; False where it does not answer."""
     try:
-        with RestClient(url) as client:
+        with _connect(url) as client:
             models = client.models()
     except ServiceError as error:
         return _complain(error)
@@ -54,7 +56,7 @@ def describe_state(model: Mapping[str, Any]) -> str:
 
 def infer_files(url: str, model: str, version: str, files: Sequence[Path], top: int) -> bool:
     """Print the answer for each file; False where one of them got none."""
-    with RestClient(url) as client:
+    with _connect(url) as client:
         for file in files:
             try:
                 outputs = client.infer_by_name(model, file.read_bytes(), content_type_of(file), version, top)
@@ -62,6 +64,10 @@ def infer_files(url: str, model: str, version: str, files: Sequence[Path], top: 
                 return _complain(error)
             _show_outputs(file, outputs, top)
     return True
+
+
+def _connect(url: str) -> RestClient:
+    return RestClient(url, token=os.environ.get(TOKEN_VARIABLE, ""))
 
 
 def _show_outputs(file: Path, outputs: dict[str, Any], top: int) -> None:

@@ -3,11 +3,13 @@
     client = RestClient("http://127.0.0.1:8000")
     client.infer("digits", {"image": np.zeros((1, 1, 8, 8), np.float32)})["probabilities"]
 
-Knows no torch. `rpc.py` is the same over gRPC.
+A server that asks for a `token` gets it; `authority` is the file by which its certificate is judged, in PEM, where that
+is none that this machine trusts anyway. Knows no torch. `rpc.py` is the same over gRPC.
 """
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,8 +30,10 @@ IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 class RestClient:
     """Synchronous; one connection pool; use it as a context manager or call `close`."""
 
-    def __init__(self, url: str, timeout_s: float = 60.0) -> None:
-        self._http = httpx.Client(base_url=url, timeout=timeout_s)
+    def __init__(self, url: str, timeout_s: float = 60.0, *, token: str = "", authority: Path | None = None) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        verify = True if authority is None else ssl.create_default_context(cafile=authority)
+        self._http = httpx.Client(base_url=url, timeout=timeout_s, headers=headers, verify=verify)
 
     def __enter__(self) -> Self:
         return self

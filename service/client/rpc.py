@@ -9,6 +9,7 @@ Knows nothing of the server's inside; any server of the Open Inference Protocol 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -46,14 +47,25 @@ DATATYPES = {dtype: datatype for datatype, dtype in NUMPY_TYPES.items()}
 READY_TIMEOUT_S = 5.0  # a server that takes longer to say so is not ready
 QUESTION_TIMEOUT_S = 10.0  # answered from memory
 NO_LIMIT = -1
+SECURE = "grpcs://"
 
 
 class RpcClient:
-    """One connection to `url` ("host:port"), opened at the first call; safe to share between threads."""
+    """One connection to `url` ("host:port"), opened at the first call; safe to share between threads.
 
-    def __init__(self, url: str) -> None:
+    "grpcs://host:port" is TLS; `authority` is the file by which the server's certificate is judged, in PEM. `token` is
+    for a server that asks for one.
+    """
+
+    def __init__(self, url: str, *, token: str = "", authority: Path | None = None) -> None:
         options = [("grpc.max_send_message_length", NO_LIMIT), ("grpc.max_receive_message_length", NO_LIMIT)]
-        self._channel = grpc.insecure_channel(url.removeprefix("grpc://"), options=options)
+        address = url.removeprefix("grpc://")
+        if address.startswith(SECURE):
+            known = grpc.ssl_channel_credentials(authority.read_bytes() if authority is not None else None)
+            self._channel = grpc.secure_channel(address.removeprefix(SECURE), known, options=options)
+        else:
+            self._channel = grpc.insecure_channel(address, options=options)
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._stub = GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
@@ -89,7 +101,7 @@ class RpcClient:
 
     def _ask(self, call: Callable[..., Any], request: Message) -> dict[str, Any]:
         try:
-            answer = call(request, timeout=QUESTION_TIMEOUT_S)
+            answer = call(request, timeout=QUESTION_TIMEOUT_S, metadata=self._metadata)
         except grpc.RpcError as error:
             raise _service_error(error) from error
         return dict(MessageToDict(answer, preserving_proto_field_name=True))
@@ -113,7 +125,7 @@ class RpcClient:
         for name in outputs:
             request.outputs.add(name=name)
         try:
-            return arrays_of(self._stub.ModelInfer(request, timeout=timeout_s))
+            return arrays_of(self._stub.ModelInfer(request, timeout=timeout_s, metadata=self._metadata))
         except grpc.RpcError as error:
             raise _service_error(error) from error
 

@@ -16,9 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import uvicorn
 
+from service.client.rest import RestClient
+from service.client.rpc import RpcClient
 from service.control import Control
 from service.observe.sidecar import arguments_of, publish
 from service.rest.protocol import lane_protocol
@@ -30,6 +33,7 @@ from service.tls import Tls, TlsError, check_tls, make_tls
 from tests.service.certificates import Certificates, make_certificates
 from tests.service.rest.asking import Client
 
+ROWS = [[1.0, 2.5, -3.0]]
 DOUBLED = [[2.0, 5.0, -6.0]]
 
 
@@ -177,9 +181,15 @@ def token_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_unmodified_clients_infer_over_tls_with_a_token(files: Certificates, token_file: Path) -> None:
+def test_unmodified_clients_and_ours_infer_over_tls_with_a_token(files: Certificates, token_file: Path) -> None:
     with Doors(files.tls, token_file).open() as doors:
         assert doors.ask(files.authority, "right") == {"http": DOUBLED, "grpc": DOUBLED}
+        rows = np.array(ROWS, np.float32)
+        with RestClient(f"https://localhost:{doors.http_port}", token="right", authority=files.authority) as rest:
+            assert rest.infer("double", {"x": rows})["y"].tolist() == DOUBLED
+        with RpcClient(f"grpcs://localhost:{doors.grpc_port}", token="right", authority=files.authority) as rpc:
+            assert rpc.is_ready() is False, "a model still loads"
+            assert rpc.infer("double", {"x": rows})["y"].tolist() == DOUBLED
         wrong = doors.ask(files.authority, "wrong")
         assert wrong == {"http": "InferenceServerException", "grpc": "InferenceServerException"}
 
