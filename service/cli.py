@@ -15,10 +15,8 @@ Imports of heavy parts happen inside the commands, so that `--help` is quick.
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +26,7 @@ from service import __version__
 from service import settings as configuration
 from service.bench.command import bench
 from service.flags import options
+from service.observe.store import metrics_folder
 from service.security import SCOPES, append_line, token_line
 from service.triton_flags import translate, triton_options
 
@@ -65,9 +64,7 @@ def serve(config_file: Path | None, **given: Any) -> None:
     from the cache. Ctrl-C or SIGTERM finishes the accepted requests, then stops; a second one stops at once.
     """
     settings = _settings(config_file, translate(given))
-    with tempfile.TemporaryDirectory(prefix="torchere-metrics-") as directory:
-        # prometheus_client reads this when it is first imported, in this process and in every child.
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+    with metrics_folder(settings.metrics_directory) as directory:
         from service import serve as server
         from service.observe.logs import set_up_logging
         from service.repository.storage import RepositoryError
@@ -80,7 +77,7 @@ def serve(config_file: Path | None, **given: Any) -> None:
             print_startup(running.catalog.entries(), running.addresses, settings.log_format)
 
         try:
-            code = asyncio.run(server.serve(settings, Path(directory), settled))
+            code = asyncio.run(server.serve(settings, directory, settled))
         except (StartupError, RepositoryError) as error:
             raise click.ClickException(str(error)) from error
     sys.exit(code)

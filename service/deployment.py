@@ -17,7 +17,7 @@ from service.engine.messages import EngineAddress, Load, Loaded, LoadFailed, Sna
 from service.engine.offers import GivenUp, Offer, Swapped
 from service.engine.rollout import Rollout
 from service.ensembles import Ensembles
-from service.observe.metrics import CatalogMetrics
+from service.observe.catalog_recorder import CatalogRecorder
 from service.repository.catalog import Catalog, Entry, State
 from service.repository.config import ModelConfig
 
@@ -54,7 +54,7 @@ class Deployment:
         self._expected: dict[Key, list[asyncio.Future[str]]] = {}
         self._unloading: dict[Key, _Unloading] = {}
         self._ensembles = Ensembles()
-        self._metrics = CatalogMetrics()
+        self._metrics = CatalogRecorder()
 
     def __repr__(self) -> str:
         return f"<Deployment {self.catalog!r} {self._rollout!r}>"
@@ -177,6 +177,7 @@ class Deployment:
         """An engine has loaded an artifact, or could not, or has let go of one."""
         match answer:
             case Loaded(name, version, generation, seconds):
+                self._metrics.loaded(name, version, seconds)
                 self._rollout.loaded(slot, (name, version), generation, seconds)
             case LoadFailed(name, version, generation, reason):
                 self._rollout.failed(slot, (name, version), generation, reason)

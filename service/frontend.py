@@ -25,7 +25,8 @@ from service.engine.link import FrameProtocol, inherited_socket
 from service.engine.messages import Answer, Configure, Drain, Followed, Shared, Snapshot, Started, StartFailed
 from service.extensions import Extensions
 from service.observe.logs import follow_log_settings, set_up_logging
-from service.observe.metrics import IN_FLIGHT, RequestMetrics
+from service.observe.recorders import RequestRecorder
+from service.observe.store import process_store
 from service.parent import ParentLink
 from service.plane import Plane
 from service.ports import HTTP_SOCKET_VARIABLE
@@ -36,7 +37,7 @@ from service.rest.protocol import lane_protocol
 from service.rpc.server import RpcOptions, RpcServer, start_rpc
 from service.security import Guard, TokenFileError, make_guard
 from service.settings import Settings
-from service.statistics import METRICS_VARIABLE, RequestTotals, Tally, read_totals
+from service.statistics import Statistics
 from service.tls import Tls, TlsError, make_tls
 
 log = logging.getLogger("torchere.frontend")
@@ -65,12 +66,14 @@ class Frontend:
     """Follows the parent's word; `run` returns when it has drained or the parent is gone."""
 
     def __init__(self) -> None:
-        directory = Path(os.environ[METRICS_VARIABLE])
+        store = process_store()
+        assert store.directory is not None, "the parent names it"
+        self._counter = RequestRecorder(store)
         self._engines = EngineClients()
-        self._plane = Plane(self._engines, RequestTotals(RequestMetrics(), Tally(directory)))
+        self._plane = Plane(self._engines, self._counter)
         self._parent = ParentLink(lambda ask: self._send(ask))
         self._control = Control(
-            self._plane, Extensions(self._plane, self._parent), totals=lambda: read_totals(directory)
+            self._plane, Extensions(self._plane, self._parent), totals=Statistics(store.directory).read
         )
         self._orders: asyncio.Queue[Configure | Snapshot | Drain | None] = asyncio.Queue()
         self._send: Callable[[msgspec.Struct], None] = lambda message: None
@@ -134,7 +137,7 @@ class Frontend:
     async def _publish_in_flight(self) -> None:
         """A gauge is read every few seconds: to set it at every request would cost more than it tells."""
         while True:
-            IN_FLIGHT.set(self._plane.in_flight)
+            self._counter.in_flight(self._plane.in_flight)
             await asyncio.sleep(PUBLISH_EVERY_S)
 
     async def _start(self, configure: Configure) -> Started | StartFailed:

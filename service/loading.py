@@ -32,7 +32,7 @@ from service.describe import (
     not_loaded,
 )
 from service.job import Job, Order
-from service.observe.metrics import CACHE, COMPILE
+from service.observe.catalog_recorder import CatalogRecorder
 from service.repository.catalog import Entry, State
 from service.repository.config import ModelConfig, to_options
 from service.repository.steps import keep_steps
@@ -91,6 +91,7 @@ class Loader:
         self._device = device
         self._cache = Cache(settings.cache_dir, settings.cache_max_size)
         self._audience = audience
+        self._recorder = CatalogRecorder()
         self._jobs = asyncio.Semaphore(settings.compile_jobs)
         self._task: asyncio.Task[None] | None = None
         self._later: set[asyncio.Task[None]] = set()
@@ -280,8 +281,9 @@ class Loader:
 
     def _offer(self, job: Job, config: ModelConfig, artifact: Artifact, origin: str, seconds: float) -> None:
         manifest = artifact.manifest
-        CACHE.labels("hit" if artifact.cached else "miss").inc()
-        for stage, spent in manifest.stage_seconds.items():
-            COMPILE.labels(*job.key, stage).set(spent)
+        hybrid = manifest.chosen.hybrid
+        self._recorder.compiled(job.key, artifact.cached, manifest.stage_seconds)
+        if hybrid is not None:
+            self._recorder.covered(job.key, hybrid.operator_coverage, hybrid.parameter_coverage)
         entry = describe_artifact(config, job.version, manifest, origin, seconds)
         self._audience.offered(entry, artifact.folder, is_final=True, shortfall=describe_shortfall(manifest))

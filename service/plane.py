@@ -55,6 +55,8 @@ class Counter(Protocol):
 
     def finished(self, model: str, version: str, protocol: str, outcome: str, seconds: float, rows: int) -> None: ...
     def looked_up(self, model: str, version: str, is_kept: bool, seconds: float) -> None: ...
+    def encoded(self, model: str, version: str, seconds: float) -> None: ...
+    def traced(self, model: str, version: str, protocol: str, seconds: float, traceparent: str) -> None: ...
 
 
 class Plane:
@@ -163,6 +165,8 @@ class Plane:
                     yield self._response(request, entry, wanted, result, blobs)
         except ServiceError as error:
             outcome = OUTCOMES.get(error.code, "failed")
+            if self.says_exhausted and error.code is Code.QUEUE_FULL:
+                raise Exhausted(str(error)) from error
             raise
         finally:
             self._finished(request, version, outcome, started, rows)
@@ -179,7 +183,14 @@ class Plane:
             self._is_idle.set()
         # A name that no model has must not become a label of a metric: version is "" until the model is found.
         model = request.model if version else ""
-        self._counter.finished(model, version, request.protocol, outcome, self._clock() - started, rows)
+        seconds = self._clock() - started
+        self._counter.finished(model, version, request.protocol, outcome, seconds, rows)
+        if request.trace and outcome == "success":
+            self._counter.traced(model, version, request.protocol, seconds, request.trace)
+
+    def encoded(self, response: InferResponse, seconds: float) -> None:
+        """Count what turning a response into its protocol's bytes took."""
+        self._counter.encoded(response.model, response.version, seconds)
 
     def version_of(self, model: str, alias: str) -> str:
         """The version that an alias of a model stands for now. Raises NotFound."""

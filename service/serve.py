@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from prometheus_client import multiprocess
 
 from compiler.target import detect_devices
 from service.cuda_memory import CudaMemory
@@ -43,8 +42,9 @@ from service.engine.messages import (
 from service.loading import Loader
 from service.model_control import ModelControl
 from service.observe.logs import follow_log_settings, log_settings_of
-from service.observe.metrics import RESTARTS
-from service.observe.sidecar import arguments_of
+from service.observe.processes import ProcessWatch
+from service.observe.sidecar import sidecar_arguments
+from service.observe.store import process_store
 from service.ports import HTTP_SOCKET_VARIABLE
 from service.registrar import Registrar
 from service.repository.catalog import Catalog
@@ -90,7 +90,8 @@ class Server:
         self._runtime_directory = Path(tempfile.mkdtemp(prefix="torchere-"))
         self._frontends: list[Child] = []
         self._engines: list[Child] = []
-        self._sidecar: Child | None = None
+        self._sidecars: list[Child] = []  # one, or none where it runs in a container of its own
+        self._processes = ProcessWatch(process_store())
         self._sockets: list[socket.socket] = []
         self._stop = asyncio.Event()
         self._failure = ""
@@ -98,6 +99,10 @@ class Server:
 
     def __repr__(self) -> str:
         return f"<Server {self._deployment!r}>"
+
+    @property
+    def _children(self) -> list[Child]:
+        return [*self._sidecars, *self._frontends, *self._engines]
 
     @property
     def catalog(self) -> Catalog:
@@ -130,27 +135,22 @@ class Server:
             await self._drain()
         finally:
             loader.stop()
-            for child in [*self._frontends, *self._engines, *([self._sidecar] if self._sidecar else [])]:
+            for child in self._children:
                 child.kill()
             shutil.rmtree(self._runtime_directory, ignore_errors=True)
         return 0
 
     def _start_children(self, sockets: list[socket.socket]) -> None:
-        self._sidecar = self._child(
-            Program(
-                "sidecar",
-                "service.observe.sidecar",
-                _sidecar_arguments(self._settings, self._metrics_directory),
-            ),
-            lambda: [],
-            lambda message: self._heard("metrics", message),
-        )
+        if self._settings.metrics_sidecar:
+            arguments = sidecar_arguments(self._metrics_directory, self._settings)
+            program = Program("sidecar", "service.observe.sidecar", arguments)
+            self._sidecars = [self._child(program, lambda: [], lambda message: self._heard("metrics", message))]
         self._sockets = sockets  # they stay open here: a frontend's successor inherits them
         for index, listening in enumerate(sockets):
             self._frontends.append(self._frontend(index, listening.fileno()))
         for slot, device in enumerate(self._devices):
             self._engines.append(self._engine(slot, device))
-        for child in [self._sidecar, *self._frontends, *self._engines]:
+        for child in self._children:
             child.start()
 
     def _child(
@@ -161,8 +161,7 @@ class Server:
         on_exit: Callable[[], None] = lambda: None,
     ) -> Child:
         def exited(pid: int) -> None:
-            multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
-            RESTARTS.labels(program.name.partition(" ")[0]).inc()
+            self._processes.died(program.name)
             on_exit()
 
         return Child(program, first_words, on_message, exited)
@@ -255,14 +254,15 @@ class Server:
         self._publish()
 
     async def _count_seconds(self) -> None:
-        """How long models serve on their fallbacks is counted while it lasts."""
+        """How long models serve on their fallbacks is counted while it lasts, and what processes use."""
         while True:
             await asyncio.sleep(COUNT_EVERY_S)
             self._deployment.count_seconds(COUNT_EVERY_S)
+            self._processes.look({child.pid: child.program.name for child in self._children})
 
     def _settle(self) -> None:
         """Tell once, when every model is ready or has failed and every address is known."""
-        if not self._is_settled and len(self.addresses) == 3 and not self._deployment.is_loading:
+        if not self._is_settled and len(self.addresses) == 2 + len(self._sidecars) and not self._deployment.is_loading:
             self._is_settled = True
             self._on_settled(self)
 
@@ -284,14 +284,7 @@ class Server:
         timeout_s = self._settings.drain_timeout_s + LEAVE_MARGIN_S
         await asyncio.gather(*(child.leave(timeout_s) for child in self._frontends))
         await asyncio.gather(*(child.leave(timeout_s) for child in self._engines))
-        assert self._sidecar is not None, "started with the others"
-        await self._sidecar.leave(LEAVE_MARGIN_S)
-
-
-def _sidecar_arguments(settings: Settings, directory: Path) -> tuple[str, ...]:
-    names = ("tls_certificate", "tls_key", "tls_client_ca") if settings.metrics_tls else ()
-    files = {name: getattr(settings, name) for name in (*names, "token_file")}
-    return arguments_of(directory, settings.host, settings.metrics_port, **files)
+        await asyncio.gather(*(child.leave(LEAVE_MARGIN_S) for child in self._sidecars))
 
 
 async def serve(settings: Settings, metrics_directory: Path, on_settled: Callable[[Server], None]) -> int:

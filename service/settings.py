@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from service import access
 from service.cores import available_cores
 from service.limits import Chunks, Elements, HeaderBytes, JsonDepth, Limits, Tensors
+from service.metrics_settings import MetricsAliases, MetricsDirectory, MetricsSidecar
 from service.modes import ControlMode, LoadModel, PollInterval, SharedMemory, TrustUploads
 from service.validation import find_faults, nearest
 from service.yaml_file import Document, YamlFault, read_document
@@ -98,6 +99,9 @@ class Settings(BaseModel):
     http_port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP API; 0: a free one.")
     grpc_port: int = Field(8001, ge=0, le=65535, description="Port of the gRPC API; 0: a free one.")
     metrics_port: int = Field(8002, ge=0, le=65535, description="Port of the Prometheus metrics; 0: a free one.")
+    metrics_directory: MetricsDirectory = None
+    metrics_sidecar: MetricsSidecar = True
+    metrics_aliases: MetricsAliases = "triton"
     device: Device = Field(
         "auto",
         description="Where models run: cpu, cuda:0, cuda:1, ...; auto: every GPU, or the CPU where there is none.",

@@ -52,7 +52,9 @@ def bind(settings: Settings) -> tuple[list[socket.socket], Settings]:
     try:
         sockets = listening_sockets(settings.host, settings.http_port, settings.frontends, "--http-port")
         grpc_port = probe_port(settings.host, settings.grpc_port, "--grpc-port")
-        metrics_port = probe_port(settings.host, settings.metrics_port, "--metrics-port")
+        metrics_port = settings.metrics_port
+        if settings.metrics_sidecar:
+            metrics_port = probe_port(settings.host, metrics_port, "--metrics-port")
     except OSError as error:
         raise StartupError(str(error)) from error
     return sockets, settings.model_copy(update={"grpc_port": grpc_port, "metrics_port": metrics_port})

@@ -36,8 +36,9 @@ def print_startup(entries: tuple[Entry, ...], addresses: dict[str, str], log_for
         precision = f"{entry.precision} {entry.variant}".strip()
         table.add_row(entry.name, entry.version, entry.backend, precision, entry.origin, seconds, state)
     console.print(table)
+    metrics = addresses.get("metrics", "left to another sidecar")
     console.print(
-        f"HTTP  {addresses['http']}  (pages: /docs)\ngRPC  {addresses['grpc']}\nmetrics  {addresses['metrics']}",
+        f"HTTP  {addresses['http']}  (pages: /docs)\ngRPC  {addresses['grpc']}\nmetrics  {metrics}",
         highlight=False,
     )
 

@@ -9,7 +9,7 @@ Pure state: no clock, no sockets, no tensors. `models.py` asks `poll(now)` and d
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from service.engine.queues import Queue, Waiting
 from service.errors import QueueFull
@@ -31,10 +31,11 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Run these together, padded to `bucket` rows."""
+    """Run these together, padded to `bucket` rows. `reason` says why now: full, idle, or the delay is over."""
 
     requests: tuple[Waiting, ...]
     bucket: int
+    reason: str = field(default="idle", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,9 @@ class Batcher:
             deadline = self._queue.next_deadline()
             return WaitUntil(due if deadline is None else min(due, deadline))
         requests = self._queue.take(first, self.policy.max_batch_size)
-        return Run(requests, self.bucket(sum(request.rows for request in requests)))
+        rows = sum(request.rows for request in requests)
+        is_full = 0 < self.policy.max_batch_size <= rows
+        return Run(requests, self.bucket(rows), "full" if is_full else "delay" if due > first.arrived else "idle")
 
     def bucket(self, rows: int) -> int:
         """The smallest batch size that holds `rows` rows."""

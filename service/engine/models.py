@@ -107,7 +107,9 @@ class ServedModel:
                         decision.requests, Code.DEADLINE, "the request's time ran out while it waited in the queue"
                     )
                 else:
+                    self._counter.dispatched(decision.reason, len(decision.requests))
                     self._run(self._runners[index], decision.requests, time.monotonic())
+                    self._counter.settled(len(decision.requests))
 
     def _next(self) -> Run | Expire | None:
         """Wait for something to do; None when closing and all is done."""

@@ -144,7 +144,9 @@ class SequencedModel:
                         for turn, error in refused:
                             _refuse(turn.payload, error)
                     case Run() as run:
+                        self._counter.dispatched("idle", len(run.turns))
                         self._run(self._runners[index], run, time.monotonic())
+                        self._counter.settled(len(run.turns))
 
     def _next(self, index: int) -> Run | Expire | Refuse | None:
         """Wait for something to do; None when closing and all is done."""

@@ -15,7 +15,6 @@ import queue
 import sys
 import threading
 import time
-from pathlib import Path
 
 from service.engine.generating import GeneratingModel
 from service.engine.holdings import Holdings
@@ -45,9 +44,9 @@ from service.engine.served import BatchCounter, Pending, Served
 from service.engine.transport import split
 from service.errors import Code, ServiceError
 from service.observe.logs import follow_log_settings, set_up_logging
-from service.observe.metrics import EngineMetrics
+from service.observe.recorders import BatchRecorder
+from service.observe.store import Store, process_store
 from service.runtime.device import Device
-from service.statistics import METRICS_VARIABLE, BatchTotals, Tally
 
 log = logging.getLogger("torchere.engine")
 
@@ -61,10 +60,10 @@ class Engine:
     """All models of one device. `handle` runs on the listener's thread, loading on a thread of its own."""
 
     def __init__(
-        self, configure: Configure, link: BlockingLink[Order], tally: Tally, arrival_s: float = ARRIVAL_S
+        self, configure: Configure, link: BlockingLink[Order], store: Store, arrival_s: float = ARRIVAL_S
     ) -> None:
         self._device = Device(configure.device, configure.threads)
-        self._tally = tally
+        self._store = store
         self._arrival_s = arrival_s
         self._link = link
         self._holdings = Holdings()
@@ -132,7 +131,7 @@ class Engine:
             model.close()
 
     def _counter(self, name: str, version: str) -> BatchCounter:
-        return BatchTotals(EngineMetrics(name, version), self._tally, name, version)
+        return BatchRecorder(self._store, name, version)
 
     def _load_all(self) -> None:
         with self._device.stream():  # warming up neither waits for the batches that run meanwhile, nor they for it
@@ -190,7 +189,7 @@ def main() -> None:
         match message:
             case Configure():
                 set_up_logging(message.log_format, message.log_level, f"engine {message.device}")
-                engine = Engine(message, link, Tally(Path(os.environ[METRICS_VARIABLE])))
+                engine = Engine(message, link, process_store())
                 Listener(message.socket_path, engine).start()
                 link.send(Started(os.getpid(), path=message.socket_path))
             case SetLogging(settings):

@@ -1,170 +1,230 @@
-"""Every metric of the service, declared once.
+"""Every metric of the service, declared once: its name, what it tells, its unit, labels and bounds.
 
-Each process writes its own files in the metrics directory (prometheus_client's multiprocess mode); `sidecar.py` merges
-and publishes them. PROMETHEUS_MULTIPROC_DIR must be set before this file is imported: `serve.py` sees to it.
-Touched in three places only: the plane, the engine's loop, and the parent.
+Knows nobody who counts: `recorders.py` and `catalog_recorder.py` do, in every process. `merge.py` adds the processes
+up, `sidecar.py` publishes, and docs/metrics.md is written from this file.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from typing import Literal
 
-from prometheus_client import Counter, Gauge, Histogram, values
+import msgspec
 
-from service.repository.catalog import Catalog, Entry
+from service.observe.buckets import ROWS, SECONDS, Buckets
 
-if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-    # The library asks the system for the pid at every count, in case of a fork; our processes never fork.
-    PID = os.getpid()
-    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: PID)  # type: ignore[no-untyped-call]
-
-# 100 µs to 60 s: a tiny model on a local socket to a large one that queues.
-SECONDS = (
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-)  # fmt: skip
-ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024)
+Kind = Literal["counter", "gauge", "histogram", "hidden"]
 MODEL = ("model", "version")
+NANO = 1e-9
+EXEMPLAR_WORDS = 5  # trace id (two words), value, time, and a check over the four
 
-REQUESTS = Counter(
-    "torchere_requests", "Inference requests answered, by how they ended.", (*MODEL, "protocol", "outcome")
+
+class Metric(msgspec.Struct, frozen=True):
+    """One metric. What is counted are whole numbers; `scale` makes them the unit.
+
+    `merge` says what several processes are together. `outlives`: what a process that ended counted still holds.
+    `hides_zero`: 0 is not shown at all.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    unit: str = ""
+    scale: float = 1.0
+    buckets: Buckets | None = None
+    merge: Literal["sum", "max"] = "sum"
+    outlives: bool = True
+    has_exemplars: bool = False
+    hides_zero: bool = False
+    words: int = 1
+
+    @property
+    def size(self) -> int:
+        """The words of one series: of a histogram the sum, the buckets, and an example for each classic bucket."""
+        if self.buckets is None:
+            return self.words
+        examples = EXEMPLAR_WORDS * (len(self.buckets.classic) + 1) if self.has_exemplars else 0
+        return 1 + self.buckets.count + examples
+
+
+def _counter(name: str, text: str, labels: tuple[str, ...] = MODEL, unit: str = "", scale: float = 1.0) -> Metric:
+    return Metric(name, "counter", text, labels, unit, scale)
+
+
+def _gauge(name: str, text: str, labels: tuple[str, ...] = MODEL, unit: str = "", scale: float = 1.0) -> Metric:
+    return Metric(name, "gauge", text, labels, unit, scale, merge="max", outlives=False)
+
+
+def _seconds(name: str, text: str, labels: tuple[str, ...], has_exemplars: bool = False) -> Metric:
+    return Metric(name, "histogram", text, labels, "seconds", NANO, SECONDS, has_exemplars=has_exemplars)
+
+
+# Requests: counted by each frontend.
+REQUESTS = _counter(
+    "torchere_requests",
+    "Inference requests answered, by how they ended: success, invalid, rejected, timeout, cancelled or failed.",
+    (*MODEL, "protocol", "outcome"),
 )
-ROWS_ANSWERED = Counter("torchere_rows", "Rows of requests answered with success.", (*MODEL, "protocol"))
-LATENCY = Histogram(
-    "torchere_request_seconds", "Time from a request's arrival to its answer.", (*MODEL, "protocol"), buckets=SECONDS
+ROWS_ANSWERED = _counter("torchere_rows", "Rows of requests answered with success.", (*MODEL, "protocol"))
+LATENCY = _seconds(
+    "torchere_request_seconds",
+    "Time from a request's arrival to its answer, of those that succeeded.",
+    (*MODEL, "protocol"),
+    has_exemplars=True,
 )
-IN_FLIGHT = Gauge("torchere_requests_in_flight", "Inference requests being worked on.", multiprocess_mode="livesum")
-PHASE = Histogram(
-    "torchere_phase_seconds",
-    "Time in each phase: queue (per request), stack, copy_in, compute, copy_out (per batch).",
-    (*MODEL, "phase"),
-    buckets=SECONDS,
-)
-BATCH = Histogram(
-    "torchere_batch_rows", "Rows of requests in each batch that ran, padding left out.", MODEL, buckets=ROWS
-)
-PADDING = Counter("torchere_padding_rows", "Rows of padding that ran.", MODEL)
-QUEUE_DEPTH = Gauge("torchere_queue_depth", "Requests that wait in the queue.", MODEL, multiprocess_mode="livesum")
-READY = Gauge("torchere_model_ready", "1 when the model version answers requests.", MODEL, multiprocess_mode="livemax")
-INFO = Gauge(
-    "torchere_model_info",
-    "1 for the artifact that serves a model version, 0 for those that did.",
-    (*MODEL, "backend", "precision", "variant", "device"),
-    multiprocess_mode="livemax",
-)
-OPTIMISED = Gauge(
-    "torchere_model_optimised",
-    "1 when the winner of the race serves, 0 while or because something else does.",
+FAILED_SECONDS = _counter(
+    "torchere_failed_request_seconds",
+    "Time that requests took which were rejected, timed out, cancelled or failed.",
     MODEL,
-    multiprocess_mode="livemax",
+    "seconds",
+    NANO,
 )
-FALLBACKS = Counter("torchere_fallback", "Times a model version began to serve before it was compiled.", MODEL)
-FALLBACK_SECONDS = Counter("torchere_fallback_seconds", "Seconds that a version served on its fallback.", MODEL)
-SWAPS = Counter(
+IN_FLIGHT = Metric(
+    "torchere_requests_in_flight", "gauge", "Inference requests being worked on, in all frontends.", outlives=False
+)
+LAST = Metric(
+    "torchere_last_inference_timestamp_seconds",
+    "gauge",
+    "When a request was last answered with success, since 1970.",
+    MODEL,
+    "seconds",
+    1e-3,
+    merge="max",
+)
+KEPT = _counter(
+    "torchere_response_cache_lookups", "Times a kept answer was looked for, by hit or miss.", (*MODEL, "result")
+)
+KEPT_SECONDS = _counter(
+    "torchere_response_cache_lookup_seconds",
+    "Time that looking for kept answers, and keeping those that were missed, took.",
+    (*MODEL, "result"),
+    "seconds",
+    NANO,
+)
+
+# Batches: counted by each engine; the phase `encode` by each frontend.
+PHASE = _seconds(
+    "torchere_phase_seconds",
+    "Time in each phase: queue and encode (for each request), stack, copy_in, compute, copy_out (for each batch).",
+    (*MODEL, "phase"),
+)
+REQUEST_PHASE_SECONDS = _counter(
+    "torchere_request_phase_seconds",
+    "Time that requests spent in the phases of their batches; each counts its whole batch: input (stack and copy in), "
+    "compute, output.",
+    (*MODEL, "phase"),
+    "seconds",
+    NANO,
+)
+BATCH = Metric(
+    "torchere_batch_rows",
+    "histogram",
+    "Rows of requests in each batch that ran, padding left out.",
+    MODEL,
+    "rows",
+    buckets=ROWS,
+)
+PADDING = _counter("torchere_padding_rows", "Rows of padding that ran.")
+DISPATCHES = _counter(
+    "torchere_batches",
+    "Batches taken from the queue, by why just then: full, idle (an instance was free), delay (max_queue_delay_us).",
+    (*MODEL, "reason"),
+)
+QUEUE_DEPTH = Metric(
+    "torchere_queue_depth", "gauge", "Requests that wait in the queue, in all engines.", MODEL, outlives=False
+)
+RUNNING = Metric(
+    "torchere_requests_running", "gauge", "Requests whose batch runs, in all engines.", MODEL, outlives=False
+)
+MODEL_MEMORY = Metric(
+    "torchere_model_memory_bytes",
+    "gauge",
+    "Memory of the GPU that was taken when the version was loaded: weights, buffers and CUDA graphs.",
+    (*MODEL, "device"),
+    "bytes",
+    outlives=False,
+)
+BATCH_TIMES = Metric("batch_times", "hidden", "", (*MODEL, "rows"), words=4)  # batches; ns of input, compute, output
+
+# Models, the compiler, processes: set by the parent.
+READY = _gauge("torchere_model_ready", "1 when the model version answers requests.")
+INFO = Metric(
+    "torchere_model_info",
+    "gauge",
+    "1 for the artifact that serves a model version: its backend, precision, variant and device.",
+    (*MODEL, "backend", "precision", "variant", "device"),
+    merge="max",
+    outlives=False,
+    hides_zero=True,
+)
+OPTIMISED = _gauge(
+    "torchere_model_optimised", "1 when the winner of the race serves, 0 while or because something else does."
+)
+LOAD_SECONDS = _gauge(
+    "torchere_model_load_seconds", "Time until an engine had loaded the version, at last.", MODEL, "seconds", NANO
+)
+FALLBACKS = _counter("torchere_fallback", "Times a model version began to serve before it was compiled.")
+FALLBACK_SECONDS = _counter(
+    "torchere_fallback_seconds", "Time that a version served on its fallback.", MODEL, "seconds", NANO
+)
+SWAPS = _counter(
     "torchere_swaps",
     "Times an artifact took the place of another between two batches.",
     (*MODEL, "from_backend", "to_backend"),
 )
-COMPILE = Gauge(
+COMPILE = _gauge(
     "torchere_compile_seconds",
-    "Seconds spent in each stage when the artifact was compiled.",
+    "Time spent in each stage when the artifact was compiled.",
     (*MODEL, "stage"),
-    multiprocess_mode="livemax",
+    "seconds",
+    NANO,
 )
-CACHE = Counter("torchere_cache_requests", "Artifacts asked of the cache, by hit or miss.", ("result",))
-RESTARTS = Counter("torchere_process_restarts", "Child processes that died and were started again.", ("process",))
-
-
-KEPT = Counter(
-    "torchere_response_cache_lookups", "Times a kept answer was looked for, by hit or miss.", (*MODEL, "result")
+COVERAGE = _gauge(
+    "torchere_tensorrt_coverage_ratio",
+    "Share of the operators, and of the parameters, that lie in TensorRT engines.",
+    (*MODEL, "of"),
+    "ratio",
+    1e-6,
 )
-KEPT_SECONDS = Counter(
-    "torchere_response_cache_lookup_seconds", "Seconds that looking for kept answers took.", (*MODEL, "result")
+CACHE = _counter("torchere_cache_requests", "Artifacts asked of the compile cache, by hit or miss.", ("result",))
+RESTARTS = _counter("torchere_process_restarts", "Child processes that died and were started again.", ("process",))
+CPU_SECONDS = _counter(
+    "torchere_process_cpu_seconds",
+    "Time of the CPU used: parent, frontends, engines, steps, builders, sidecar.",
+    ("process",),
+    "seconds",
+    NANO,
 )
+RESIDENT = _gauge("torchere_process_resident_bytes", "Memory resident (RSS).", ("process",), "bytes")
+PROCESSES = _gauge("torchere_processes", "Processes that live.", ("process",))
+BUILD = _gauge("torchere_build_info", "1: the version of the service.", ("version",))
+
+# The machine: asked by the sidecar when it is asked (`gpu.py`, `machine.py`).
+GPU = ("gpu", "gpu_uuid", "name")
+GPU_UTILISATION = _gauge(
+    "torchere_gpu_utilisation_ratio", "Share of the last sample in which the GPU ran.", GPU, "ratio", 1e-2
+)
+GPU_USED = _gauge("torchere_gpu_memory_used_bytes", "Memory of the GPU in use, whoever uses it.", GPU, "bytes")
+GPU_TOTAL = _gauge("torchere_gpu_memory_total_bytes", "Memory of the GPU.", GPU, "bytes")
+GPU_POWER = _gauge("torchere_gpu_power_watts", "Power that the GPU draws.", GPU, "watts", 1e-3)
+GPU_LIMIT = _gauge("torchere_gpu_power_limit_watts", "Power that the GPU may draw.", GPU, "watts", 1e-3)
+GPU_ENERGY = _counter("torchere_gpu_energy_joules", "Energy since the driver was loaded.", GPU, "joules", 1e-3)
+GPU_TEMPERATURE = _gauge("torchere_gpu_temperature_celsius", "Temperature of the GPU.", GPU, "celsius")
+HOST_CPU = _gauge(
+    "torchere_host_cpu_utilisation_ratio",
+    "Share of the machine's CPU used since the last scrape.",
+    (),
+    "ratio",
+    1e-6,
+)
+HOST_TOTAL = _gauge("torchere_host_memory_total_bytes", "Memory of the machine.", (), "bytes")
+HOST_USED = _gauge("torchere_host_memory_used_bytes", "Memory of the machine that is not available.", (), "bytes")
+
+METRICS: tuple[Metric, ...] = tuple(found for found in list(globals().values()) if isinstance(found, Metric))
+BY_NAME = {metric.name: metric for metric in METRICS}
 
 
-class RequestMetrics:
-    """What the plane reports: one call for each request. Children are looked up once for each set of labels."""
-
-    def __init__(self) -> None:
-        self._ended: dict[tuple[str, str, str, str], Counter] = {}
-        self._latency: dict[tuple[str, str, str], tuple[Histogram, Counter]] = {}
-
-    def finished(self, model: str, version: str, protocol: str, outcome: str, seconds: float, rows: int) -> None:
-        """Count one request that ended; its latency only where it was answered."""
-        key = (model, version, protocol, outcome)
-        ended = self._ended.get(key)
-        if ended is None:
-            ended = self._ended[key] = REQUESTS.labels(*key)
-        ended.inc()
-        if outcome == "success":
-            pair = self._latency.get(key[:3])
-            if pair is None:
-                pair = self._latency[key[:3]] = (LATENCY.labels(*key[:3]), ROWS_ANSWERED.labels(*key[:3]))
-            pair[0].observe(seconds)
-            pair[1].inc(rows)
-
-    def looked_up(self, model: str, version: str, is_kept: bool, seconds: float) -> None:
-        """Count one look among the kept answers."""
-        labels = (model, version, "hit" if is_kept else "miss")
-        KEPT.labels(*labels).inc()
-        KEPT_SECONDS.labels(*labels).inc(seconds)
-
-
-class EngineMetrics:
-    """What a served model reports about its batches and its queue."""
-
-    def __init__(self, model: str, version: str) -> None:
-        self._queue = PHASE.labels(model, version, "queue")
-        self._phases = [PHASE.labels(model, version, phase) for phase in ("stack", "copy_in", "compute", "copy_out")]
-        self._batch = BATCH.labels(model, version)
-        self._padding = PADDING.labels(model, version)
-        self._depth = QUEUE_DEPTH.labels(model, version)
-
-    def batch(self, queue_ns: Sequence[int], phases_ns: tuple[int, int, int, int], rows: int, bucket: int) -> None:
-        """One batch has run: nanoseconds each request waited, nanoseconds of each phase, its rows and its bucket."""
-        for waited in queue_ns:
-            self._queue.observe(waited / 1e9)
-        for phase, spent in zip(self._phases, phases_ns, strict=True):
-            phase.observe(spent / 1e9)
-        self._batch.observe(rows)
-        self._padding.inc(bucket - rows)
-
-    def depth(self, requests: int) -> None:
-        """How many requests wait now."""
-        self._depth.set(requests)
-
-
-class CatalogMetrics:
-    """What the parent reports about the models: what serves, on what, and for how long on the fallback."""
-
-    def __init__(self) -> None:
-        self._active: dict[tuple[str, str], tuple[str, ...]] = {}
-
-    def publish(self, catalog: Catalog) -> None:
-        """Set the gauges that follow the catalog; called after each change."""
-        for entry in catalog.entries():
-            key = entry.name, entry.version
-            READY.labels(*key).set(1 if entry.is_ready else 0)
-            OPTIMISED.labels(*key).set(1 if entry.is_ready and entry.optimization == "optimised" else 0)
-            active = (entry.backend, entry.precision, entry.variant, entry.device) if entry.is_ready else ()
-            before = self._active.get(key, ())
-            if before and before != active:
-                INFO.labels(*key, *before).set(0)  # this library cannot forget a set of labels
-            if active:
-                INFO.labels(*key, *active).set(1)
-            self._active[key] = active
-
-    def fell_back(self, entry: Entry) -> None:
-        """A version begins to serve on its fallback."""
-        FALLBACKS.labels(entry.name, entry.version).inc()
-
-    def swapped(self, before: Entry, after: Entry) -> None:
-        """A version serves with another artifact now."""
-        SWAPS.labels(after.name, after.version, before.backend, after.backend).inc()
-
-    def passed(self, catalog: Catalog, seconds: float) -> None:
-        """So much time has passed since the last call."""
-        for entry in catalog.entries():
-            if entry.is_on_fallback:
-                FALLBACK_SECONDS.labels(entry.name, entry.version).inc(seconds)
+def merge_of(name: str) -> str:
+    """What becomes of the words of a process that ended: "sum", "max", or "" where they end with it."""
+    metric = BY_NAME.get(name)
+    return metric.merge if metric is not None and metric.outlives else ""

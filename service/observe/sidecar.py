@@ -3,6 +3,9 @@
 Imports neither torch nor FastAPI. Started by the parent, or on its own in a container beside the service:
 
     python -m service.observe.sidecar --directory DIR --host 127.0.0.1 --port 8002
+
+The directory is the service's `--metrics-directory`; to read it is enough. The service's own sidecar is left out with
+`--no-metrics-sidecar`.
 """
 
 from __future__ import annotations
@@ -11,38 +14,79 @@ import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 from wsgiref.simple_server import WSGIServer
 
 import click
-from prometheus_client import CollectorRegistry
-from prometheus_client.multiprocess import MultiProcessCollector
+
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 from service.engine.link import LINK_VARIABLE, BlockingLink, inherited_socket
 from service.engine.messages import Drain, Started, StartFailed
+from service.observe.aliases import Aliases, alias_families
+from service.observe.exposition import choose_format, expose
+from service.observe.families import families
+from service.observe.gpu import Gpus
+from service.observe.machine import Machine
+from service.observe.merge import Reader
 from service.observe.metrics_server import serve_metrics
+from service.observe.protobuf import PROTOBUF_TYPE
 from service.security import TokenFile, TokenFileError
 from service.tls import Tls, TlsError, make_tls
 
 
+class Publisher:
+    """`publisher.scrape(accept)`: all metrics of a directory, and of the machine, in the format that is accepted."""
+
+    def __init__(self, directory: Path, aliases: Aliases = "triton") -> None:
+        if not directory.is_dir():
+            raise ValueError(f"{directory} is no directory: name the service's --metrics-directory")
+        self._reader = Reader(directory)
+        self._aliases = aliases
+        self._lock = threading.Lock()
+        self._machine = Machine()
+        self._gpus = Gpus()
+
+    def scrape(self, accept: str) -> tuple[str, bytes]:
+        """Content type and body. Raises OSError where the directory is gone."""
+        content_type = choose_format(accept)
+        with self._lock:
+            merged = self._reader.read()
+            self._machine.add_to(merged)
+            self._gpus.add_to(merged)
+            found = [*families(merged, content_type == PROTOBUF_TYPE), *alias_families(merged, self._aliases)]
+            return content_type, expose(found, content_type)
+
+
 def publish(
-    directory: Path, host: str, port: int, tls: Tls | None = None, tokens: TokenFile | None = None
+    directory: Path,
+    host: str,
+    port: int,
+    tls: Tls | None = None,
+    tokens: TokenFile | None = None,
+    aliases: Aliases = "triton",
 ) -> WSGIServer:
     """Serve /metrics in a thread.
 
     Raises OSError where the port is taken, ValueError where the directory is missing or a certificate cannot be used.
     """
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, str(directory))  # type: ignore[no-untyped-call]
-    return serve_metrics(registry, host, port, tls, tokens)
+    return serve_metrics(Publisher(directory, aliases).scrape, host, port, tls, tokens)
 
 
-def arguments_of(directory: Path, host: str, port: int, **files: Path | None) -> tuple[str, ...]:
-    """The command line of a sidecar; `files` are tls_certificate, tls_key, tls_client_ca and token_file."""
-    given: Iterable[tuple[str, Any]] = [("directory", directory), ("host", host), ("port", port), *files.items()]
+def arguments_of(directory: Path, host: str, port: int, **more: Path | str | None) -> tuple[str, ...]:
+    """The command line of a sidecar; `more` are its other options, by name."""
+    given: Iterable[tuple[str, Any]] = [("directory", directory), ("host", host), ("port", port), *more.items()]
     return tuple(
         word for name, value in given if value is not None for word in (f"--{name.replace('_', '-')}", str(value))
     )
+
+
+def sidecar_arguments(directory: Path, settings: Settings) -> tuple[str, ...]:
+    """The command line that the service's settings ask for."""
+    names = ("tls_certificate", "tls_key", "tls_client_ca") if settings.metrics_tls else ()
+    more = {name: getattr(settings, name) for name in (*names, "token_file")}
+    return arguments_of(directory, settings.host, settings.metrics_port, **more, aliases=settings.metrics_aliases)
 
 
 FILE = click.Path(path_type=Path)
@@ -56,16 +100,26 @@ FILE = click.Path(path_type=Path)
 @click.option("--tls-key", type=FILE, help="TLS: its private key, as PEM.")
 @click.option("--tls-client-ca", type=FILE, help="Mutual TLS: the authorities of clients' certificates, as PEM.")
 @click.option("--token-file", type=FILE, help="The tokens that let clients in; the scope asked for is metrics.")
-def main(directory: Path, host: str, port: int, token_file: Path | None, **tls_files: Path | None) -> None:
+@click.option(
+    "--aliases",
+    type=click.Choice(get_args(Aliases)),
+    default="triton",
+    show_default=True,
+    help="Names of other servers for the same counts.",
+)
+def main(
+    directory: Path, host: str, port: int, token_file: Path | None, aliases: Aliases, **tls_files: Path | None
+) -> None:
     """Publish the metrics of a torchere service."""
     link: BlockingLink[Drain] | None = BlockingLink(inherited_socket(), Drain) if LINK_VARIABLE in os.environ else None
     reason = ""
     try:
         tls = make_tls(*(tls_files[name] for name in ("tls_certificate", "tls_key", "tls_client_ca")))
-        server = publish(directory, host, port, tls, TokenFile(token_file) if token_file is not None else None)
-    except (TlsError, TokenFileError) as error:
+        tokens = TokenFile(token_file) if token_file is not None else None
+        server = publish(directory, host, port, tls, tokens, aliases)
+    except (TlsError, TokenFileError, ValueError) as error:
         reason = str(error)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         reason = f"metrics on {host}:{port}: {error}: choose another with --metrics-port"
     if reason:
         if link is None:

@@ -4,10 +4,12 @@ import logging
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY
 
 from service.deployment import Deployment
 from service.engine.messages import EngineAddress, Load, Loaded, LoadFailed, Unload
+from service.observe.metrics import BY_NAME
+from service.observe.recorders import series
+from service.observe.store import process_store
 from service.repository.catalog import Entry, State
 from tests.fakes import entry
 
@@ -49,7 +51,9 @@ class Stage:
 
 
 def metric(name: str, **labels: str) -> float:
-    return REGISTRY.get_sample_value(name, {"model": "double", "version": "1", **labels}) or 0.0
+    declared = BY_NAME[name.removesuffix("_total")]
+    values = {"model": "double", "version": "1", **labels}
+    return series(process_store(), declared, *(values[label] for label in declared.labels)).get() * declared.scale
 
 
 def info(backend: str) -> float:
@@ -83,7 +87,7 @@ def test_a_swap_shows_in_metrics_and_log(caplog: pytest.LogCaptureFixture) -> No
     assert (info("eager"), info("inductor"), metric("torchere_model_optimised")) == (0, 1, 1)
     assert metric("torchere_fallback_total") == before[0] + 1
     assert metric("torchere_swaps_total", **swaps) == before[1] + 1
-    assert metric("torchere_fallback_seconds_total") == seconds + 2.0
+    assert metric("torchere_fallback_seconds_total") == pytest.approx(seconds + 2.0)
     assert [record.getMessage() for record in caplog.records] == [
         "model double version 1 is ready: eager fp32 from cache",
         "model double version 1: inductor fp32 serves now in place of eager fp32",

@@ -1,15 +1,15 @@
-"""Totals over several processes' files: sums, batch sizes, what fails, what is not counted, growth, threads."""
+"""Totals over several processes' files: sums, batch sizes, what fails, what is not counted."""
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service.statistics import BatchTotals, RequestTotals, Tally, Totals, model_statistics, read_totals
-from tests.fakes import FakeBatchCounter, FakeCounter
+from service.observe.recorders import BatchRecorder, RequestRecorder
+from service.observe.store import Store
+from service.statistics import Statistics, model_statistics
 
 DURATIONS = (
     *("success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss"),
@@ -17,7 +17,7 @@ DURATIONS = (
 
 
 def of(directory: Path, version: str = "1") -> dict[str, Any]:
-    return model_statistics("double", version, read_totals(directory))
+    return model_statistics("double", version, Statistics(directory).read())
 
 
 def test_a_version_that_was_never_asked_has_all_eight_durations_at_zero(tmp_path: Path) -> None:
@@ -28,9 +28,8 @@ def test_a_version_that_was_never_asked_has_all_eight_durations_at_zero(tmp_path
 
 
 def test_several_frontends_and_engines_add_up(tmp_path: Path) -> None:
-    counter, metrics = FakeCounter(), FakeBatchCounter()
-    frontends = [RequestTotals(counter, Tally(tmp_path)) for _ in range(2)]
-    engines = [BatchTotals(metrics, Tally(tmp_path), "double", "1") for _ in range(2)]
+    frontends = [RequestRecorder(Store(tmp_path)) for _ in range(2)]
+    engines = [BatchRecorder(Store(tmp_path), "double", "1") for _ in range(2)]
     frontends[0].finished("double", "1", "http", "success", 0.5, 2)
     frontends[1].finished("double", "1", "grpc", "success", 0.25, 1)
     frontends[1].finished("double", "1", "grpc", "failed", 0.125, 1)
@@ -64,18 +63,16 @@ def test_several_frontends_and_engines_add_up(tmp_path: Path) -> None:
         },
     ]
     assert found["last_inference"] > 1_700_000_000_000, "milliseconds since the epoch"
-    assert len(counter.ended) == 3, "metrics are told as before"
-    assert metrics.batches == [(3, 4), (3, 4), (8, 8)]
 
 
 @pytest.mark.parametrize(("outcome", "fails"), [("invalid", 0), ("rejected", 1), ("timeout", 1), ("cancelled", 1)])
 def test_only_what_was_let_in_can_fail(tmp_path: Path, outcome: str, fails: int) -> None:
-    RequestTotals(FakeCounter(), Tally(tmp_path)).finished("double", "1", "http", outcome, 0.1, 0)
+    RequestRecorder(Store(tmp_path)).finished("double", "1", "http", outcome, 0.1, 0)
     assert of(tmp_path)["inference_stats"]["fail"]["count"] == fails
 
 
 def test_a_kept_answer_is_a_success_that_nothing_computed(tmp_path: Path) -> None:
-    totals = RequestTotals(FakeCounter(), Tally(tmp_path))
+    totals = RequestRecorder(Store(tmp_path))
     totals.looked_up("double", "1", False, 0.25)
     totals.looked_up("double", "1", True, 0.5)
     totals.finished("double", "1", "http", "success", 1.0, 1)
@@ -87,37 +84,5 @@ def test_a_kept_answer_is_a_success_that_nothing_computed(tmp_path: Path) -> Non
 
 
 def test_an_unknown_model_leaves_no_row(tmp_path: Path) -> None:
-    RequestTotals(FakeCounter(), Tally(tmp_path)).finished("", "", "http", "invalid", 0.1, 0)
-    assert read_totals(tmp_path) == {}
-
-
-def test_rows_survive_the_growth_of_the_file(tmp_path: Path) -> None:
-    tally = Tally(tmp_path)
-    rows = [tally.row("double", str(number)) for number in range(1, 301)]
-    for row in rows:
-        row.add(0, 1)
-    totals = read_totals(tmp_path)
-    assert len(totals) == 300
-    assert all(found == Totals(success_count=1) for found in totals.values())
-
-
-def test_a_row_is_found_again_and_versions_are_apart(tmp_path: Path) -> None:
-    tally = Tally(tmp_path)
-    assert tally.row("double", "1") is tally.row("double", "1")
-    tally.row("double", "12345678901234567890"[:19]).add(0, 5)
-    assert of(tmp_path)["inference_stats"]["success"]["count"] == 0
-
-
-def test_threads_lose_nothing(tmp_path: Path) -> None:
-    row = Tally(tmp_path).row("double", "1")
-
-    def add() -> None:
-        for _ in range(2000):
-            row.add(0, 1, 2)
-
-    threads = [threading.Thread(target=add) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert read_totals(tmp_path)["double", "1", 0] == Totals(success_count=8000, success_ns=16000)
+    RequestRecorder(Store(tmp_path)).finished("", "", "http", "invalid", 0.1, 0)
+    assert Statistics(tmp_path).read() == {}

@@ -14,7 +14,7 @@ from compiler.package import MODEL_FOLDER
 from compiler.spec import Target
 from service.engine.messages import Configure, Failure, Infer, Load, Loaded, LoadFailed, Result, Unload, Unloaded
 from service.engine.worker import Engine
-from service.statistics import Tally
+from service.observe.store import Store
 from tests.fakes import FakeConnection, entry
 
 TIMEOUT_S = 60.0  # the first call of torch on a busy machine
@@ -78,7 +78,7 @@ class Bench:
         self.connection = FakeConnection()
         self._folder = folder
         configure = Configure("human", "error", "cpu", 1, str(folder / "socket"))
-        self.engine = Engine(configure, self.link, Tally(folder), arrival_s=0.0)  # type: ignore[arg-type]
+        self.engine = Engine(configure, self.link, Store(folder), arrival_s=0.0)  # type: ignore[arg-type]
 
     def load(self, generation: int, factor: float | None, contract: int = 0) -> msgspec.Struct:
         """The engine's answer to an artifact that multiplies by `factor`, or to a broken one."""

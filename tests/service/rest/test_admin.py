@@ -16,11 +16,13 @@ import pytest
 
 from service.control import Control
 from service.errors import InvalidInput
+from service.observe.recorders import RequestRecorder
+from service.observe.store import Store
 from service.plane import Plane
 from service.rest.app import create_app
 from service.settings import Settings
-from service.statistics import RequestTotals, Tally, read_totals
-from tests.fakes import FakeCounter, FakeEngines, ParentInProcess, catalog
+from service.statistics import Statistics
+from tests.fakes import FakeEngines, ParentInProcess, catalog
 
 ROWS = np.array([[1.0, 2.0, 3.0]], np.float32)
 DEFAULT_TRACE = {
@@ -37,10 +39,10 @@ class Client:
     """Asks an application whose parent is in this process."""
 
     def __init__(self, folder: Path) -> None:
-        plane = Plane(FakeEngines(), RequestTotals(FakeCounter(), Tally(folder)))
+        plane = Plane(FakeEngines(), RequestRecorder(Store(folder)))
         plane.catalog = catalog()
         self.parent = ParentInProcess()
-        self.control = Control(plane, self.parent.serve(plane), lambda: read_totals(folder))
+        self.control = Control(plane, self.parent.serve(plane), Statistics(folder).read)
         self._app = create_app(plane, self.control, Settings())
 
     def switch_on(self, folder: Path) -> None:

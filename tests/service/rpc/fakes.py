@@ -42,6 +42,9 @@ class FakePlane:
         self.is_draining = False
         self._answer = answer or echo
 
+    def encoded(self, response: InferResponse, seconds: float) -> None:
+        assert seconds >= 0
+
     def refused(self, request: InferRequest, error: ServiceError) -> None:
         self.refusals.append((request.model, error))
 

@@ -14,8 +14,10 @@ import pytest
 
 from protos import inference_pb2 as pb
 from service.engine.messages import UnloadModel
+from service.observe.recorders import RequestRecorder
+from service.observe.store import Store
 from service.plane import Plane
-from service.statistics import RequestTotals, Tally, read_totals
+from service.statistics import Statistics
 from tests.fakes import FakeCounter, FakeEngines, ParentInProcess, catalog
 from tests.service.rpc.fakes import control_of, serving
 
@@ -24,10 +26,10 @@ ROWS = np.array([[1.0, 2.0, 3.0]], np.float32)
 
 def run(folder: Path, scenario: Callable[[Any], Awaitable[None]], *, has_shared_memory: bool = True) -> None:
     async def main() -> None:
-        plane = Plane(FakeEngines(), RequestTotals(FakeCounter(), Tally(folder)))
+        plane = Plane(FakeEngines(), RequestRecorder(Store(folder)))
         plane.catalog = catalog()
         parent = ParentInProcess(has_shared_memory)
-        control = control_of(plane, parent, totals=lambda: read_totals(folder))
+        control = control_of(plane, parent, totals=Statistics(folder).read)
         async with serving(plane, control) as (_, stub, _):
             await scenario(stub)
 

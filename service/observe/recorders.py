@@ -1,0 +1,170 @@
+"""Where frontends and engines count: each call adds to a few words, a microsecond or so for a request.
+
+Knows the metrics and the store, nothing of requests and models but names. `plane.py` and `engine/models.py` call it.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from service.observe import metrics
+from service.observe.buckets import ROWS, SECONDS
+from service.observe.metrics import EXEMPLAR_WORDS, Metric
+from service.observe.store import MASK, Series, Store
+
+SECONDS_BOUNDS, ROWS_BOUNDS = SECONDS.bounds, ROWS.bounds
+COUNTED_AS_FAILED = ("failed", "rejected", "timeout", "cancelled")  # what is refused as invalid was no inference
+PHASES = ("stack", "copy_in", "compute", "copy_out")
+PARTS = ("input", "compute", "output")
+TRACE_ID_AT, TRACE_ID_DIGITS = 3, 32  # of a traceparent: 00-<32 digits>-<16 digits>-01
+
+
+def series(store: Store, metric: Metric, *labels: str) -> Series:
+    """The words of a metric under these labels."""
+    assert len(labels) == len(metric.labels), metric.name
+    return store.series((metric.name, *labels), metric.size)
+
+
+class _Ended:
+    """What one kind of end adds to: its requests, and their seconds and rows where that is counted."""
+
+    __slots__ = ("count", "last", "latency", "rows", "seconds")
+
+    def __init__(self, store: Store, model: str, version: str, protocol: str, outcome: str) -> None:
+        self.count = series(store, metrics.REQUESTS, model, version, protocol, outcome)
+        self.seconds: Series | None = None
+        self.latency: Series | None = None
+        if not version:
+            return  # no such model
+        if outcome == "success":
+            self.latency = series(store, metrics.LATENCY, model, version, protocol)
+            self.rows = series(store, metrics.ROWS_ANSWERED, model, version, protocol)
+            self.last = series(store, metrics.LAST, model, version)
+        elif outcome in COUNTED_AS_FAILED:
+            self.seconds = series(store, metrics.FAILED_SECONDS, model, version)
+
+
+class RequestRecorder:
+    """What a plane reports, from the one thread of its loop: one call for each request."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._ended: dict[tuple[str, str, str, str], _Ended] = {}
+        self._encoded: dict[tuple[str, str], Series] = {}
+        self._in_flight = series(store, metrics.IN_FLIGHT)
+
+    def finished(self, model: str, version: str, protocol: str, outcome: str, seconds: float, rows: int) -> None:
+        """Count one request that ended; its latency only where it was answered. No model: no such model."""
+        key = model, version, protocol, outcome
+        ended = self._ended.get(key)
+        if ended is None:
+            ended = self._ended[key] = _Ended(self._store, *key)
+        found = ended.count
+        found.words[found.at] += 1
+        found = ended.latency  # type: ignore[assignment]
+        if found is not None:
+            spent = int(seconds * 1e9)
+            words, at = found.words, found.at
+            words[at] += spent
+            words[at + 1 + bisect_left(SECONDS_BOUNDS, spent)] += 1
+            found = ended.rows
+            found.words[found.at] += rows
+            found = ended.last
+            found.words[found.at] = int(time.time() * 1000)
+        elif ended.seconds is not None:
+            ended.seconds.add(int(seconds * 1e9))
+
+    def encoded(self, model: str, version: str, seconds: float) -> None:
+        """An answer was turned into its protocol's bytes."""
+        key = model, version
+        found = self._encoded.get(key)
+        if found is None:
+            found = self._encoded[key] = series(self._store, metrics.PHASE, model, version, "encode")
+        spent = int(seconds * 1e9)
+        words, at = found.words, found.at
+        words[at] += spent
+        words[at + 1 + bisect_left(SECONDS_BOUNDS, spent)] += 1
+
+    def traced(self, model: str, version: str, protocol: str, seconds: float, traceparent: str) -> None:
+        """The request just finished belongs to a trace: keep it as the example of its bucket, the last one there."""
+        try:
+            trace = int(traceparent[TRACE_ID_AT : TRACE_ID_AT + TRACE_ID_DIGITS], 16)
+        except ValueError:
+            return
+        spent = int(seconds * 1e9)
+        found = series(self._store, metrics.LATENCY, model, version, protocol)
+        at = found.at + 1 + SECONDS.count + EXEMPLAR_WORDS * SECONDS.classic_of(spent)
+        high, low, now = trace >> 64 & MASK, trace & MASK, int(time.time() * 1000)
+        for index, word in enumerate((high, low, spent, now, high ^ low ^ spent ^ now)):
+            found.words[at + index] = word
+
+    def looked_up(self, model: str, version: str, is_kept: bool, seconds: float) -> None:
+        """An answer was looked for among those kept, which took so long, and was there or not."""
+        labels = model, version, "hit" if is_kept else "miss"
+        series(self._store, metrics.KEPT, *labels).add(1)
+        series(self._store, metrics.KEPT_SECONDS, *labels).add(int(seconds * 1e9))
+
+    def in_flight(self, requests: int) -> None:
+        """How many requests are being worked on."""
+        self._in_flight.set(requests)
+
+
+class BatchRecorder:
+    """What a served version reports about its batches and its queue, from any thread."""
+
+    def __init__(self, store: Store, model: str, version: str) -> None:
+        self._store = store
+        self._lock = store.lock
+        self._key = model, version
+        self._queue = series(store, metrics.PHASE, *self._key, "queue")
+        self._phases = [series(store, metrics.PHASE, *self._key, phase) for phase in PHASES]
+        self._parts = [series(store, metrics.REQUEST_PHASE_SECONDS, *self._key, part) for part in PARTS]
+        self._rows = series(store, metrics.BATCH, *self._key)
+        self._padding = series(store, metrics.PADDING, *self._key)
+        self._depth = series(store, metrics.QUEUE_DEPTH, *self._key)
+        self._running = series(store, metrics.RUNNING, *self._key)
+
+    def dispatched(self, reason: str, requests: int) -> None:
+        """So many requests were taken from the queue to run together: full, idle or delay says why now."""
+        taken = series(self._store, metrics.DISPATCHES, *self._key, reason)
+        with self._lock:
+            taken.add(1)
+            self._running.add(requests)
+
+    def settled(self, requests: int) -> None:
+        """They have been answered, one way or another."""
+        with self._lock:
+            self._running.add(-requests)
+
+    def batch(self, queue_ns: Sequence[int], phases_ns: tuple[int, int, int, int], rows: int, bucket: int) -> None:
+        """One batch has run: nanoseconds each request waited, nanoseconds of each phase, its rows and its bucket."""
+        times = series(self._store, metrics.BATCH_TIMES, *self._key, str(rows))
+        stack_ns, copy_in_ns, compute_ns, copy_out_ns = phases_ns
+        parts, count = (stack_ns + copy_in_ns, compute_ns, copy_out_ns), len(queue_ns)
+        with self._lock:
+            words, at = self._queue.words, self._queue.at
+            words[at] += sum(queue_ns)
+            for waited in queue_ns:
+                words[at + 1 + bisect_left(SECONDS_BOUNDS, waited)] += 1
+            for phase, spent in zip(self._phases, phases_ns, strict=True):
+                words, at = phase.words, phase.at
+                words[at] += spent
+                words[at + 1 + bisect_left(SECONDS_BOUNDS, spent)] += 1
+            times.add(1)
+            for index, (part, spent) in enumerate(zip(self._parts, parts, strict=True)):
+                part.add(count * spent)
+                times.add(spent, 1 + index)
+            self._rows.add(rows)
+            self._rows.add(1, 1 + bisect_left(ROWS_BOUNDS, rows))
+            self._padding.add(bucket - rows)
+
+    def depth(self, requests: int) -> None:
+        """How many requests wait now."""
+        self._depth.words[self._depth.at] = requests
+
+    def loaded(self, device: str, memory_bytes: int) -> None:
+        """Loading it took so much memory of its device."""
+        if memory_bytes > 0:
+            series(self._store, metrics.MODEL_MEMORY, *self._key, device).set(memory_bytes)
