@@ -145,7 +145,9 @@ class SequencedModel:
                             _refuse(turn.payload, error)
                     case Run() as run:
                         self._counter.dispatched("idle", len(run.turns))
+                        self._counter.dispatched(run.reason, len(run.turns))
                         self._run(self._runners[index], run, time.monotonic())
+                        self._counter.settled(len(run.turns))
                         self._counter.settled(len(run.turns))
 
     def _next(self, index: int) -> Run | Expire | Refuse | None:

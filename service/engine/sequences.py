@@ -116,9 +116,10 @@ class Sequences:
         if key is None:
             return self._wait()
         due = self._ready[key][0][0] + self.policy.max_queue_delay_s
-        if now < due and len(self._ready[key]) < min(self.policy.rows, self.living):
+        is_full = len(self._ready[key]) >= min(self.policy.rows, self.living)
+        if now < due and not is_full:
             return self._wait(due)
-        return self._take(key)
+        return self._take(key, "full" if is_full else "delay" if self.policy.max_queue_delay_s else "idle")
 
     def finished(self, turn: Turn, now: float, *, has_run: bool) -> None:
         """A request of a Run has been answered: with a result, or `has_run` is False."""
@@ -149,7 +150,7 @@ class Sequences:
         if last is not None and last.point.is_end:
             raise InvalidInput(f"{title} has had its last request: start another with sequence_start")
 
-    def _take(self, key: tuple[int, Hashable]) -> Run:
+    def _take(self, key: tuple[int, Hashable], reason: str) -> Run:
         heap = self._ready[key]
         taken = [heapq.heappop(heap)[2] for _ in range(min(len(heap), self.policy.rows))]
         if not heap:
@@ -163,7 +164,7 @@ class Sequences:
             rows.append(self.policy.row_of(sequence.slot, index))
             slots.append(sequence.slot)
         self.waiting -= len(turns)
-        return Run(tuple(turns), tuple(rows), tuple(slots), self.policy.bucket(max(rows) + 1))
+        return Run(tuple(turns), tuple(rows), tuple(slots), self.policy.bucket(max(rows) + 1), reason)
 
     def _advance(self, sequence: _Sequence, now: float) -> None:
         """Let the next request of a sequence be ready, or the sequence wait for one, or end it."""

@@ -6,7 +6,7 @@ Pure. `sequenced.py` makes a Turn of each request and acts on the decisions.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from service.errors import ServiceError
@@ -29,12 +29,16 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Run these together, each at its row of a batch padded to `bucket` rows, on the state in its slot."""
+    """Run these together, each at its row of a batch padded to `bucket` rows, on the state in its slot.
+
+    `reason` says why now: full (no other could join), idle, or the delay is over.
+    """
 
     turns: tuple[Turn, ...]
     rows: tuple[int, ...]
     slots: tuple[int, ...]
     bucket: int
+    reason: str = field(default="idle", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
