@@ -113,7 +113,10 @@ def test_a_call_that_is_let_in_is_answered_as_ever(tmp_path: Path) -> None:
         plane = FakePlane()
         async with serving(plane, guard=guard_of(tmp_path, "infer")) as (_, stub, _):
             await stub.ModelInfer(messages.ModelInferRequest(model_name="m"), metadata=RIGHT)
-            stream = stub.ModelStreamInfer(iter([messages.ModelInferRequest(model_name="m")]), metadata=RIGHT)
+            request = messages.ModelInferRequest(model_name="m")
+            request.inputs.add(name="x", datatype="UINT8", shape=[1])
+            request.raw_input_contents.append(b"1")
+            stream = stub.ModelStreamInfer(iter([request]), metadata=RIGHT)
             assert [answer.infer_response.model_name async for answer in stream] == ["m"]
             with pytest.raises(grpc.aio.AioRpcError):
                 await stub.ModelInfer(messages.ModelInferRequest(), metadata=(("authorization", "Bearer wrong"),))
