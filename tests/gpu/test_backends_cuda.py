@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -70,29 +69,43 @@ def test_each_backend_builds_agrees_with_the_cpu_and_is_cached(folder: Path, tmp
         assert compile(find_source(folder), options, target, cache).cached
 
 
+def test_the_ladder_is_raced_on_the_gpu(folder: Path, tmp_path: Path) -> None:
+    options = Options(inputs=(IMAGE,), max_batch_size=8, backends=("eager", "torchscript"))
+    artifact = compile(find_source(folder), options, detect_target("cuda:0"), Cache(tmp_path / "cache"))
+    raced = [rung for rung in artifact.manifest.ladder if rung.milliseconds]
+    assert {"eager fp32", "torchscript fp32", "torchscript fp16"} <= {rung.rung.name for rung in raced}
+    assert {rung.outcome for rung in raced} == {"chosen", "slower"}, artifact.manifest.ladder
+    assert all(sorted(rung.milliseconds) == [1, 2, 4, 8] for rung in raced)
+    assert {rung.graphs for rung in raced} == {(1, 2, 4, 8)}, "each of these can be recorded"
+
+
+# What AOTInductor builds depends on the C++ toolchain: there are machines where torch's own loader crashes on it.
 PLAIN_INDUCTOR = """
 import sys, torch
 row = torch.ones(2, 4, device="cuda")
 program = torch.export.export(torch.nn.Linear(4, 4).cuda().eval(), (row,))
 torch._inductor.aoti_load_package(torch._inductor.aoti_compile_and_package(program, package_path=sys.argv[1]))(row)
 """
+PLAIN_TIMEOUT_S = 240.0  # a first compilation on a bare machine takes a minute or two
 
 
-def test_the_ladder_is_raced_on_the_gpu(folder: Path, tmp_path: Path) -> None:
-    """AOTInductor depends on the C++ toolchain: where what it builds crashes, that costs its rung and nothing else."""
-    options = Options(inputs=(IMAGE,), max_batch_size=8, backends=("eager", "torchscript", "inductor"))
+@pytest.fixture
+def inductor(tmp_path: Path) -> None:
+    """Skips where torch alone cannot build, load and call such a package."""
+    command = [sys.executable, "-c", PLAIN_INDUCTOR, str(tmp_path / "plain.pt2")]
+    try:
+        plain = subprocess.run(command, check=False, capture_output=True, timeout=PLAIN_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"AOTInductor of this torch takes longer than {PLAIN_TIMEOUT_S:.0f} s for one layer here")
+    if plain.returncode:
+        pytest.skip(f"torch alone does not load what its AOTInductor builds here: it ended with {plain.returncode}")
+
+
+@pytest.mark.usefixtures("inductor")
+def test_aotinductor_is_a_rung_of_the_gpu(folder: Path, tmp_path: Path) -> None:
+    options = Options(inputs=(IMAGE,), max_batch_size=8, backends=("inductor",), precisions=("fp32",))
     artifact = compile(find_source(folder), options, detect_target("cuda:0"), Cache(tmp_path / "cache"))
-    raced = [rung for rung in artifact.manifest.ladder if rung.milliseconds]
-    lost = [rung for rung in artifact.manifest.ladder if rung.backend == "inductor" and rung.outcome == "failed"]
-    if lost:
-        assert all("SIGSEGV" in rung.reason for rung in lost), lost
-        plain = subprocess.run([sys.executable, "-c", PLAIN_INDUCTOR, str(tmp_path / "plain.pt2")], check=False)
-        assert plain.returncode == -signal.SIGSEGV, "torch alone loads such a package here, so ours must too"
-    assert {"eager fp32", "torchscript fp32", "torchscript fp16"} <= {rung.rung.name for rung in raced}
-    assert {rung.outcome for rung in raced} == {"chosen", "slower"}, artifact.manifest.ladder
-    assert all(sorted(rung.milliseconds) == [1, 2, 4, 8] for rung in raced)
-    recorded = {rung.rung.name: rung.graphs for rung in raced if rung.backend != "inductor"}
-    assert set(recorded.values()) == {(1, 2, 4, 8)}, "each of these can be recorded"
+    assert artifact.manifest.backend == "inductor", artifact.manifest.ladder
 
 
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # torch.export.load of 2.11, of its own buffer

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from compiler.spec import TensorSpec
 from compiler.tools import find_tensorrt
+from service.client.rpc import RpcClient
 from service.runtime.device import Device
 from service.runtime.runner import Runner
 from tests.e2e.running import RunningServer
@@ -71,17 +73,20 @@ def test_a_sound_device_is_called_sound() -> None:
 
 @pytest.mark.parametrize("backend", ["torchscript", "tensorrt"])
 def test_digits_served_from_the_gpu(tmp_path: Path, backend: str) -> None:
-    """Compiled for this GPU, served over HTTP by many clients at once, alive after a kill."""
+    """Compiled for this GPU, served over HTTP and gRPC to many clients at once, alive after a kill."""
     if backend == "tensorrt" and find_tensorrt() is None:
         pytest.skip("needs TensorRT")
     samples = np.random.default_rng(1).integers(0, 17, (64, 1, 8, 8)).astype(np.float32)
     want = eager_digits(samples)
     repository = tmp_path / "models"
     shutil.copytree(ROOT / "models" / "digits", repository / "digits")
-    with (repository / "digits" / "model.yaml").open("a") as config:
-        precision = "tf32" if backend == "tensorrt" else "fp32"
-        config.write(f"\nstartup: wait\ncompile: {{backends: [{backend}], precision: [{precision}]}}\n")
-    with RunningServer(repository, tmp_path / "cache", tmp_path, "--device", "cuda:0") as server:
+    file = repository / "digits" / "model.yaml"
+    precision = "tf32" if backend == "tensorrt" else "fp32"
+    config = {**yaml.safe_load(file.read_text()), "compile": {"backends": [backend], "precision": [precision]}}
+    file.write_text(yaml.safe_dump(config))
+    flags = ("--device", "cuda:0", "--startup", "wait")
+    with RunningServer(repository, tmp_path / "cache", tmp_path, *flags, wait=False) as server:
+        wait_or_tell(server)
         (model,) = server.get("/v1/models")[1]["entries"]
         assert (model["device"], model["backend"]) == ("cuda:0", backend)
         ask_all(server, samples, want)
@@ -101,6 +106,20 @@ def ask_all(server: RunningServer, samples: np.ndarray[Any, Any], want: np.ndarr
 
     with ThreadPoolExecutor(16) as pool:
         np.testing.assert_allclose(np.array(list(pool.map(ask, samples))), want, atol=1e-3)
+    with RpcClient(f"127.0.0.1:{server.grpc_port}") as client, ThreadPoolExecutor(16) as pool:
+        rows = pool.map(lambda image: client.infer("digits", {"image": image[None]})["probabilities"][0], samples)
+        np.testing.assert_allclose(np.array(list(rows)), want, atol=1e-3)
+
+
+def wait_or_tell(server: RunningServer) -> None:
+    """A model that cannot be served is told of at once: nobody waits for it."""
+
+    def is_decided() -> bool:
+        states = {entry["state"] for entry in (server.get("/v1/models")[1] or {}).get("entries", [])}
+        return bool(states) and "LOADING" not in states
+
+    server.wait_for(is_decided, "the model to be compiled")
+    assert server.get("/v2/health/ready")[0] == 200, server.get("/v1/models")
 
 
 def eager_digits(samples: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
