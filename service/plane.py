@@ -154,7 +154,8 @@ class Plane:
             version = entry.version
             if request.shared_outputs:
                 raise Unsupported(f"model '{entry.name}' answers in several responses: shared memory holds one")
-            request = self.regions.read_inputs(request) if request.shared_inputs else request
+            if request.shared_inputs:
+                request = self.regions.read_inputs(take_places(request, self.cuda_regions))
             rows = check_inputs(request.inputs, entry)
             if len(request.inputs) < len(entry.inputs):
                 request = replace(request, inputs=fill_inputs(request.inputs, entry, rows))
