@@ -6,17 +6,50 @@ Knows no HTTP, no gRPC, no torch. `plane.py` awaits it; the parent's snapshots s
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+import msgspec
 
 from service.engine.link import FrameProtocol
-from service.engine.messages import Cancel, EngineAddress, Failure, Infer, Result
+from service.engine.messages import Cancel, EngineAddress, Failure, Infer, Result, Took
 from service.engine.transport import split
-from service.errors import ServiceError, Unavailable, from_inside
+from service.errors import ServiceError, Unavailable, UnknownSequence, from_inside
 
 log = logging.getLogger("torchere.frontend")
 
 Answer = tuple[Result, list[memoryview]]
+
+TELL_EVERY = 8  # responses that were taken: half of what an engine sends ahead (steps.messages.WINDOW)
+
+
+class Stream:
+    """The responses of one request that have come and have yet to be taken."""
+
+    def __init__(self) -> None:
+        self.untold = 0
+        self.is_over = False
+        self._waiting: asyncio.Queue[Answer | ServiceError] = asyncio.Queue()
+
+    def put(self, answer: Answer | ServiceError) -> None:
+        self._waiting.put_nowait(answer)
+
+    async def next(self) -> Answer:
+        """Wait for the next. Raises the error that ends them."""
+        answer = await self._waiting.get()
+        if isinstance(answer, ServiceError):
+            self.is_over = True
+            raise answer
+        self.is_over = answer[0].is_final
+        self.untold += 1
+        return answer
+
+    def told(self) -> int:
+        """How many were taken since it was last asked."""
+        count, self.untold = self.untold, 0
+        return count
 
 
 class EngineClient:
@@ -25,6 +58,7 @@ class EngineClient:
     def __init__(self, address: EngineAddress) -> None:
         self.address = address
         self._pending: dict[int, asyncio.Future[Answer]] = {}
+        self._streams: dict[int, Stream] = {}
         self._protocol: FrameProtocol[Result | Failure] | None = None
 
     def __repr__(self) -> str:
@@ -32,7 +66,7 @@ class EngineClient:
 
     @property
     def outstanding(self) -> int:
-        return len(self._pending)
+        return len(self._pending) + len(self._streams)
 
     @property
     def is_open(self) -> bool:
@@ -58,6 +92,22 @@ class EngineClient:
         finally:
             self._pending.pop(message.id, None)
 
+    async def stream(self, message: Infer, blobs: Sequence[bytes | bytearray | memoryview]) -> AsyncGenerator[Answer]:
+        """Every response, until the final one; whoever leaves before ends the generation. Raises as `infer` does."""
+        if self._protocol is None or not self._protocol.is_open:
+            raise _gone(self.address)
+        stream = self._streams[message.id] = Stream()
+        self._protocol.send(message, blobs)
+        try:
+            while not stream.is_over:
+                yield await stream.next()
+                if stream.untold >= TELL_EVERY:
+                    self._protocol.send(Took(message.id, stream.told()))
+        finally:
+            del self._streams[message.id]
+            if not stream.is_over:
+                self._protocol.send(Cancel(message.id))
+
     def _open(self) -> FrameProtocol[Result | Failure]:
         return FrameProtocol(Result | Failure, self._answered, self._lost)  # type: ignore[arg-type]
 
@@ -66,6 +116,14 @@ class EngineClient:
             self._protocol.close()
 
     def _answered(self, message: Result | Failure, body: memoryview) -> None:
+        stream = self._streams.get(message.id)
+        if stream is not None:
+            match message:
+                case Result():
+                    stream.put((message, split(body, message.sizes)))
+                case Failure():
+                    stream.put(from_inside(message.code, message.message))
+            return
         future = self._pending.get(message.id)
         if future is None or future.done():
             return  # the client left before the answer came
@@ -79,6 +137,8 @@ class EngineClient:
         for future in self._pending.values():
             if not future.done():
                 future.set_exception(_gone(self.address))
+        for stream in self._streams.values():
+            stream.put(_gone(self.address))
 
 
 class EngineClients:
@@ -105,11 +165,50 @@ class EngineClients:
                 self._clients[address] = client
 
     async def infer(self, message: Infer, blobs: Sequence[bytes | bytearray | memoryview]) -> Answer:
-        """Run `message` on the engine with the fewest outstanding requests."""
+        """Run `message` on the engine with the fewest outstanding requests, or on that whose GPU has its tensors."""
+        if message.sequence is None:
+            return await self._choose(message).infer(message, blobs)
+        return await _follow_sequence(self._usable(message), message, blobs)
+
+    async def stream(self, message: Infer, blobs: Sequence[bytes | bytearray | memoryview]) -> AsyncGenerator[Answer]:
+        """The same for a model that answers in several responses."""
+        async with aclosing(self._choose(message).stream(message, blobs)) as answers:
+            async for answer in answers:
+                yield answer
+
+    def _choose(self, message: Infer) -> EngineClient:
+        return min(self._usable(message), key=lambda client: client.outstanding)
+
+    def _usable(self, message: Infer) -> list[EngineClient]:
         usable = [client for client in self._clients.values() if client.is_open]
+        if message.places is not None:
+            usable = [client for client in usable if client.address.device == message.places.device]
         if not usable:
             raise Unavailable("no engine is running: it is being restarted, try again")
-        return await min(usable, key=lambda client: client.outstanding).infer(message, blobs)
+        return usable
+
+
+async def _follow_sequence(
+    usable: Sequence[EngineClient], message: Infer, blobs: Sequence[bytes | bytearray | memoryview]
+) -> Answer:
+    """Run `message` where its sequence lives: on the same engine, whichever frontend asks.
+
+    One that began while its engine was away lives on the next, so each is asked before it is unknown.
+    """
+    unknown: list[UnknownSequence] = []
+    for client in sorted(usable, key=lambda client: _weight(message, client.address.device), reverse=True):
+        try:
+            return await client.infer(message, blobs)
+        except UnknownSequence as error:
+            unknown.append(error)
+    raise unknown[0]
+
+
+def _weight(message: Infer, device: str) -> bytes:
+    """A sequence's own device is that with the largest; it changes only where that one goes or comes."""
+    assert message.sequence is not None, "only sequences have a place"
+    key = (message.model, message.version, message.sequence.id, device)
+    return hashlib.blake2b(msgspec.msgpack.encode(key), digest_size=8).digest()
 
 
 def _gone(address: EngineAddress) -> ServiceError:

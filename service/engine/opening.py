@@ -22,7 +22,7 @@ from service.engine.models import ServedModel
 from service.engine.sequenced import Program, SequencedModel, program_of
 from service.engine.served import BatchCounter, Lookup, Served
 from service.engine.stepped import SteppedModel
-from service.engine.surround import surround
+from service.engine.surround import inside_of, surround
 from service.engine.warming import run_warm_up
 from service.repository.catalog import Entry
 from service.runtime.device import Device
@@ -53,7 +53,7 @@ def open_served(order: Load, facilities: Facilities) -> Served:
     if entry.ensemble is not None:
         return ServedEnsemble(entry, facilities.holdings.find, counter)
     if entry.sequencing is not None:
-        return _open_sequenced(order, facilities.device, counter)
+        return surround(entry, _open_sequenced(inside_of(order), facilities.device, counter))
     inside, runners = _open_artifact(order, facilities.device)
     return surround(entry, ServedModel(inside, runners, facilities.device, counter))
 
@@ -69,7 +69,7 @@ def renew(served: Served, order: Load, facilities: Facilities) -> None:
         case SequencedModel():
             served.replace_runners(_open_stateful(order, served.program))
         case SteppedModel() | GeneratingModel():
-            renew(served.inside, order, facilities)  # other steps are another contract
+            renew(served.inside, inside_of(order), facilities)  # other steps are another contract
         case _:
             raise TypeError(f"{served!r} takes no other artifact: load it under a new contract")
 

@@ -23,6 +23,7 @@ from service.engine.steps.checking import (
     cut,
     describe_inputs,
     describe_outputs,
+    no_places,
 )
 from service.engine.steps.messages import POSTPROCESS, PREPROCESS, Call, Gave
 from service.engine.steps.order import Order
@@ -105,6 +106,9 @@ class SteppedModel:
     def submit(self, pending: Pending, now: float) -> None:
         """Let it wait for a process, or go to the model at once where there is nothing before it."""
         message = pending.message
+        if message.places is not None:
+            pending.connection.send([(no_places(self.entry, message), ())])
+            return
         job = Job(next(self._numbers), pending, now)
         with self._changed:
             if not self._is_closing:

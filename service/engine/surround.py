@@ -6,9 +6,14 @@ Knows no batches. `opening.py` calls it last, when the model itself is warm.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
+from msgspec import structs
+
+from compiler.manifest import read_manifest
 from compiler.spec import TensorSpec
 from service.engine.generating import GeneratingModel
+from service.engine.messages import Load
 from service.engine.served import Served
 from service.engine.stepped import SteppedModel
 from service.engine.steps.messages import GENERATE, POSTPROCESS, PREPROCESS, Open
@@ -32,6 +37,22 @@ def surround(entry: Entry, inside: Served) -> Served:
     pool = Pool(f"model '{entry.name}'", opening, steps.processes, steps.timeout_s, waiting)
     pool.open()
     return (SteppedModel if steps.generate is None else GeneratingModel)(entry, inside, pool)
+
+
+def inside_of(order: Load) -> Load:
+    """The order as the model sees it, within its steps."""
+    steps = order.entry.steps
+    if steps is None:
+        return order
+    manifest = read_manifest(Path(order.folder))
+    entry = structs.replace(
+        order.entry,
+        inputs=steps.model_inputs,
+        outputs=steps.model_outputs,
+        max_batch_size=manifest.max_batch_size,
+        buckets=manifest.buckets,
+    )
+    return structs.replace(order, entry=entry)
 
 
 def _datatypes(specs: Iterable[TensorSpec]) -> dict[str, str]:

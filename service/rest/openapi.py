@@ -39,7 +39,15 @@ def _paths(entry: Entry) -> dict[str, Any]:
     """One path for each way to ask this version, under the model's name."""
     version = f"/v1/models/{quote(entry.name)}/versions/{entry.version}"
     by_name = example_inputs(entry)
-    return {
+    generate = f"/v2/models/{quote(entry.name)}/versions/{entry.version}/generate"
+    by_key = _json(_inputs(entry), by_name["inputs"] if by_name else None)
+    generated = {
+        generate: _operation(entry, "generate", by_key, _json(_generated(entry), None)),
+        f"{generate}_stream": _operation(entry, "generate_stream", by_key, EVENTS),
+    }
+    if entry.is_decoupled:
+        return generated
+    return generated | {
         f"{version}/infer": _operation(entry, "infer", _v1_content(entry, by_name), _v1_answer(entry)),
         f"/v2/models/{quote(entry.name)}/versions/{entry.version}/infer": _operation(
             entry, "infer_v2", _json(_v2_schema(entry), example_v2(entry)), _json(_v2_answer(entry), None)
@@ -56,9 +64,14 @@ def _paths(entry: Entry) -> dict[str, Any]:
 SUMMARIES = {
     "infer": "Infer by name",
     "infer_v2": "Infer, Open Inference Protocol v2",
+    "generate": "Generate one response",
+    "generate_stream": "Generate, each response as an event",
     "predict": "Predict, as TensorFlow Serving and KServe v1",
     "predictions": "Predictions, as TorchServe",
 }
+
+
+EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
 
 
 def _operation(entry: Entry, road: str, content: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
@@ -192,6 +205,12 @@ def _predict_answer(entry: Entry) -> dict[str, Any]:
     if len(entry.outputs) == 1:
         return _object({"outputs": _array(entry.outputs[0])})
     return _object({"outputs": _object({spec.name: _array(spec) for spec in entry.outputs})})
+
+
+def _generated(entry: Entry) -> dict[str, Any]:
+    """Outputs by name beside the model's; one value stands alone."""
+    names = {"model_name": {"type": "string"}, "model_version": {"type": "string"}}
+    return _object({**names, **{spec.name: {} for spec in entry.outputs}})
 
 
 def _answer_schema(entry: Entry) -> dict[str, Any]:

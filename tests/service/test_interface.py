@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from msgspec import structs
-
 from compiler.spec import TensorSpec
 from service.interface import with_steps
 from service.repository.catalog import Entry

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 
 from compiler.spec import TensorSpec
 from service.checks import check_inputs
-from service.engine.messages import Infer, Result
+from service.engine.messages import Failure, Infer, Result
 from service.engine.steps.messages import Described, Tensors
-from service.errors import ExecutionFailed, InvalidInput
+from service.errors import Code, ExecutionFailed, InvalidInput
 from service.repository.catalog import Entry
 from service.tensors import Tensor, describe, shape_text
 
@@ -32,6 +32,12 @@ def _describe(
     return tuple(
         Described(spec.name, spec.datatype, shape, size) for spec, shape, size in zip(specs, shapes, sizes, strict=True)
     )
+
+
+def no_places(entry: Entry, message: Infer) -> Failure:
+    """The refusal of tensors that lie in the memory of a GPU, where no step can reach them."""
+    reason = f"model '{entry.name}' has Python steps, which cannot use CUDA shared memory: send the tensors themselves"
+    return Failure(message.id, Code.UNSUPPORTED, reason)
 
 
 def cut(tensors: Tensors, body: memoryview) -> list[memoryview]:

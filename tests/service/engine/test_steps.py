@@ -210,7 +210,7 @@ def test_a_step_that_ends_its_process_fails_its_request_alone(shared: Bench, tex
 def test_a_process_that_died_while_idle_costs_no_request(shared: Bench) -> None:
     (pid,) = shared.model._pool.pids  # type: ignore[attr-defined]
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes())
+    until(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None)
     assert shared.ask("ab") == ["ab=4"]
 
 
