@@ -132,6 +132,20 @@ BY_CODE: dict[Code, type[ServiceError]] = {
 }
 
 
+# How a request that failed is counted; what is refused as invalid was no inference.
+OUTCOMES = {
+    Code.INVALID: "invalid",
+    Code.UNKNOWN_SEQUENCE: "invalid",
+    Code.NOT_FOUND: "invalid",
+    Code.TOO_LARGE: "invalid",
+    Code.UNSUPPORTED: "invalid",
+    Code.UNAVAILABLE: "failed",
+    Code.QUEUE_FULL: "rejected",
+    Code.DEADLINE: "timeout",
+    Code.CANCELLED: "cancelled",
+}
+
+
 def from_code(code: str, message: str) -> ServiceError:
     """The error that a server told as a code and a sentence."""
     return BY_CODE[Code(code)](message)

@@ -17,25 +17,12 @@ from service.checks import check_inputs, check_names, check_outputs
 from service.classify import choose_outputs
 from service.defaults import fill_inputs
 from service.engine.messages import Infer, Result
-from service.errors import Code, Exhausted, NotFound, ServiceError, Unavailable, Unsupported
+from service.errors import OUTCOMES, Code, Exhausted, NotFound, ServiceError, Unavailable, Unsupported
 from service.gpu_places import place, take_places, tell_places
 from service.repository.catalog import Catalog, Entry
 from service.response_cache import ResponseCache, digest_inputs
 from service.shared_memory import CudaRegion, Regions, write_outputs
 from service.tensors import Buffer, InferRequest, InferResponse, RequestedOutput, Tensor
-
-OUTCOMES = {
-    Code.INVALID: "invalid",
-    Code.UNKNOWN_SEQUENCE: "invalid",
-    Code.NOT_FOUND: "invalid",
-    Code.TOO_LARGE: "invalid",
-    Code.UNSUPPORTED: "invalid",
-    Code.UNAVAILABLE: "failed",
-    Code.QUEUE_FULL: "rejected",
-    Code.DEADLINE: "timeout",
-    Code.CANCELLED: "cancelled",
-}
-
 
 MANY_RESPONSES = (
     "model '{}' answers a request with any number of responses: use POST .../generate or .../generate_stream, or "

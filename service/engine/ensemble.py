@@ -10,17 +10,24 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from service.engine.messages import Failure, Infer, Result
 from service.engine.pipeline import Call, Flow, Phases, Plan, add, arrange, find_shortfall
 from service.engine.served import BatchCounter, Connection, Pending, Served
-from service.errors import Code, InvalidInput, QueueFull, ServiceError, Unavailable
+from service.errors import OUTCOMES, Code, InvalidInput, QueueFull, ServiceError, Unavailable
 from service.repository.catalog import Entry
 from service.repository.scheduling import EnsembleStep
 from service.tensors import Tensor
 
 Find = Callable[[str, str], Sequence[Served]]  # name, version -> what is loaded of it, the best to call first
 RunKey = tuple[int, int]  # the connection, the request
+
+
+class InnerCounter(Protocol):
+    """What `observe/recorders.py` is told about each request to a model of an ensemble, when it has ended."""
+
+    def finished(self, model: str, version: str, outcome: str, seconds: float, rows: int) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +50,8 @@ class _Given:
     run: _Run
     call: Call
     served: Served
+    rows: int
+    begun: float
 
 
 class ServedEnsemble:
@@ -51,11 +60,12 @@ class ServedEnsemble:
     It is itself where its models' answers go, so their tensors come as they are.
     """
 
-    def __init__(self, entry: Entry, find: Find, counter: BatchCounter) -> None:
+    def __init__(self, entry: Entry, find: Find, counter: BatchCounter, inner: InnerCounter) -> None:
         self.entry = entry
         self._plan = Plan(entry)
         self._find = find
         self._counter = counter
+        self._inner = inner
         self._numbers = itertools.count(1)
         self._state = threading.Condition()  # never held while a model or a connection is called
         self._runs: dict[RunKey, _Run] = {}
@@ -114,8 +124,10 @@ class ServedEnsemble:
                 continue  # its request has been answered, or its client has gone
             match message:
                 case Failure(_, code, reason):
+                    self._count(given, OUTCOMES.get(Code(code), "failed"))
                     self._failed(given, code, reason)
                 case Result():
+                    self._count(given, "success")
                     self._arrived(given, message, blobs)
 
     def _check_room(self) -> None:
@@ -149,12 +161,13 @@ class ServedEnsemble:
             served.entry.contract,
             request.sequence,
         )
+        now = time.monotonic()
         with self._state:
             if self._runs.get(run.key) is not run:
                 return  # another step has failed meanwhile, or the client has gone
-            self._given[number] = _Given(run, call, served)
+            self._given[number] = _Given(run, call, served, rows, now)
             run.given.add(number)
-        served.submit(Pending(message, [memoryview(tensor.data) for tensor in tensors], self), time.monotonic())
+        served.submit(Pending(message, [memoryview(tensor.data) for tensor in tensors], self), now)
 
     def _choose(self, call: Call) -> tuple[Served, list[Tensor], int]:
         """The newest that takes these tensors: while a model changes, the one before it is still there."""
@@ -231,4 +244,9 @@ class ServedEnsemble:
     def _withdraw(self, left: Mapping[int, _Given]) -> None:
         for number, given in left.items():
             given.served.cancel(self, number)
+            self._count(given, "cancelled")
         self._counter.depth(len(self._runs))
+
+    def _count(self, given: _Given, outcome: str) -> None:
+        entry = given.served.entry
+        self._inner.finished(entry.name, entry.version, outcome, time.monotonic() - given.begun, given.rows)

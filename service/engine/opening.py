@@ -14,7 +14,7 @@ from msgspec import structs
 
 from compiler import backends
 from compiler.manifest import Manifest, read_manifest
-from service.engine.ensemble import ServedEnsemble
+from service.engine.ensemble import InnerCounter, ServedEnsemble
 from service.engine.generating import GeneratingModel
 from service.engine.holdings import Holdings
 from service.engine.messages import Load
@@ -38,6 +38,7 @@ class Facilities:
 
     device: Device
     counter: Callable[[str, str], BatchCounter]  # of a version, by name and number
+    inner: InnerCounter
     holdings: Holdings
 
     @property
@@ -51,7 +52,7 @@ def open_served(order: Load, facilities: Facilities) -> Served:
     entry = order.entry
     counter = facilities.counter(entry.name, entry.version)
     if entry.ensemble is not None:
-        return ServedEnsemble(entry, facilities.holdings.find, counter)
+        return ServedEnsemble(entry, facilities.holdings.find, counter, facilities.inner)
     if entry.sequencing is not None:
         return surround(entry, _open_sequenced(inside_of(order), facilities.device, counter))
     inside, runners = _open_artifact(order, facilities.device)

@@ -44,7 +44,7 @@ from service.engine.served import BatchCounter, Pending, Served
 from service.engine.transport import split
 from service.errors import Code, ServiceError
 from service.observe.logs import follow_log_settings, set_up_logging
-from service.observe.recorders import BatchRecorder
+from service.observe.recorders import BatchRecorder, InnerRecorder
 from service.observe.store import Store, process_store
 from service.runtime.device import Device
 
@@ -68,7 +68,7 @@ class Engine:
         self._link = link
         self._holdings = Holdings()
         self.regions = OpenRegions()
-        self._facilities = Facilities(self._device, self._counter, self._holdings)
+        self._facilities = Facilities(self._device, self._counter, InnerRecorder(store), self._holdings)
         self._orders: queue.Queue[Load | Unload] = queue.Queue()
         threading.Thread(target=self._load_all, name="loader", daemon=True).start()
 

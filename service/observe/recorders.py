@@ -111,6 +111,21 @@ class RequestRecorder:
         self._in_flight.set(requests)
 
 
+class InnerRecorder:
+    """What an engine reports, from any thread, of the requests that ensembles make of their models."""
+
+    PROTOCOL = "ensemble"
+
+    def __init__(self, store: Store) -> None:
+        self._lock = store.lock
+        self._requests = RequestRecorder(store)
+
+    def finished(self, model: str, version: str, outcome: str, seconds: float, rows: int) -> None:
+        """Count one request that ended, as if a client had sent it."""
+        with self._lock:
+            self._requests.finished(model, version, self.PROTOCOL, outcome, seconds, rows)
+
+
 class BatchRecorder:
     """What a served version reports about its batches and its queue, from any thread."""
 

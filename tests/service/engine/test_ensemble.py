@@ -71,6 +71,18 @@ class Member:
     def close(self) -> None: ...
 
 
+class Inner:
+    """Remembers what became of the requests to models: (model, outcome, rows)."""
+
+    def __init__(self) -> None:
+        self.ended: list[tuple[str, str, int]] = []
+
+    def finished(self, model: str, version: str, outcome: str, seconds: float, rows: int) -> None:
+        assert version in ("1", "2")
+        assert seconds >= 0
+        self.ended.append((model, outcome, rows))
+
+
 class Bench:
     """An ensemble `both` of `double` and `negate`, with what it talks to."""
 
@@ -88,7 +100,8 @@ class Bench:
             **changes,
         )
         self.counter, self.connection = FakeBatchCounter(), FakeConnection()
-        self.served = ServedEnsemble(self.entry, self.holdings.find, self.counter)
+        self.inner = Inner()
+        self.served = ServedEnsemble(self.entry, self.holdings.find, self.counter, self.inner)
         self.served.start(on_broken=pytest.fail)
 
     def ask(self, identity: int, rows: int = 1, **changes: Any) -> None:
@@ -120,6 +133,7 @@ def test_a_request_goes_through_its_models_and_is_answered_once() -> None:
         (message,) = member.seen
         assert (message.rows, message.deadline, message.priority) == (2, 5.0, 3)
     assert bench.counter.batches == [(2, 2)]
+    assert bench.inner.ended == [("double", "success", 2), ("negate", "success", 2)]
 
 
 def test_independent_steps_are_under_way_together_and_share_queues_with_other_requests() -> None:
@@ -146,6 +160,7 @@ def test_the_step_that_fails_is_the_answer_and_the_others_are_called_back() -> N
         1, Code.DEADLINE, "ensemble 'both': its step 'double' failed: the request's time ran out"
     )
     assert bench.negate.cancelled == [late.message.id]
+    assert bench.inner.ended == [("double", "timeout", 1), ("negate", "cancelled", 1)]
     bench.negate.held.append(late)
     bench.negate.answer()  # it ran already: nobody wants to know
 
@@ -247,7 +262,7 @@ def test_ensembles_call_ensembles() -> None:
             )
         ),
     )
-    bench.served = ServedEnsemble(outer, bench.holdings.find, FakeBatchCounter())
+    bench.served = ServedEnsemble(outer, bench.holdings.find, FakeBatchCounter(), bench.inner)
     bench.ask(1)
     assert bench.values(1) == [4.0]
     bench.double.failure = (Code.FAILED, "model 'double' failed on this input: ValueError: no")
