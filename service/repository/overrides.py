@@ -16,7 +16,8 @@ from service.repository.ensemble_scheduling import PLATFORM, read_ensemble
 from service.repository.sequence_batching import read_sequence_batching
 
 MAX_CHARACTERS = 1_000_000
-OURS = ("name", "platform", "backend", "parameters", "model_transaction_policy")  # said back by clients that edit what model_config answered
+# Said back by clients that edit what model_config answered.
+OURS = ("name", "platform", "backend", "parameters", "model_transaction_policy")
 EMPTY_MEANS_SOMETHING = ("max_batch_size", "version_policy")
 POLICY = {"max_queue_size": "max_queue_size", "default_timeout_microseconds": "timeout_us"}
 

@@ -1,6 +1,7 @@
 """The one door: what it refuses and how it says so, what it asks of the engines, what it counts."""
 
 import asyncio
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from service.errors import (
     QueueFull,
     ServiceError,
     Unavailable,
+    Unsupported,
 )
 from service.plane import Plane
 from service.repository.config import Batching
-from service.tensors import InferRequest, RequestedOutput, Tensor, to_numpy, unpack_bytes
-from tests.fakes import FakeCounter, FakeEngines, catalog, entry
+from service.tensors import InferRequest, InferResponse, RequestedOutput, Tensor, to_numpy, unpack_bytes
+from tests.fakes import STORY_ENTRY, FakeCounter, FakeEngines, FakeStreams, catalog, entry
 
 
 def plane(engines: FakeEngines | None = None, counter: FakeCounter | None = None, **more: Any) -> Plane:
@@ -157,3 +159,67 @@ def test_a_name_that_no_model_has_never_becomes_a_label() -> None:
     with pytest.raises(NotFound):
         ask(plane(counter=counter), x(1, 3), model="x" * 5000)
     assert counter.ended == [("", "", "http", "invalid", 0)]
+
+
+def stream(subject: Plane, count: int, leave_after: int = 1_000_000, **more: Any) -> list[InferResponse]:
+    """The responses of `story`, of which so many are taken."""
+    tensor = Tensor("count", "INT32", (1,), np.array([count], np.int32).tobytes())
+    request = InferRequest("story", "", (tensor,), **more)
+
+    async def take() -> list[InferResponse]:
+        found = []
+        async with aclosing(subject.stream(request)) as responses:
+            async for response in responses:
+                found.append(response)
+                if len(found) == leave_after:
+                    break
+        return found
+
+    return asyncio.run(take())
+
+
+def test_several_responses_come_one_by_one_and_the_last_only_says_so() -> None:
+    counter = FakeCounter()
+    found = stream(plane(FakeStreams(), counter, entries=[STORY_ENTRY]), 2, id="mine")
+    assert [(each.id, each.is_final, len(each.outputs)) for each in found] == [
+        ("mine", False, 1),
+        ("mine", False, 1),
+        ("mine", True, 0),
+    ]
+    assert counter.ended == [("story", "1", "http", "success", 1)]
+
+
+def test_who_leaves_before_the_end_ends_the_work_and_is_counted_as_cancelled() -> None:
+    counter, engines = FakeCounter(), FakeStreams()
+    subject = plane(engines, counter, entries=[STORY_ENTRY])
+    assert len(stream(subject, 100, leave_after=3)) == 3
+    assert (engines.given, engines.ended, subject.in_flight) == (3, ["left"], 0)
+    assert counter.ended == [("story", "1", "http", "cancelled", 1)]
+
+
+def test_a_stream_of_any_other_model_is_its_one_answer() -> None:
+    subject = plane()
+
+    async def take() -> list[InferResponse]:
+        return [each async for each in subject.stream(InferRequest("double", "", (x(1, 3),)))]
+
+    (response,) = asyncio.run(take())
+    assert (response.is_final, response.outputs[0].name) == (True, "y")
+
+
+def test_a_model_of_several_responses_is_not_asked_for_one() -> None:
+    counter = FakeCounter()
+    subject = plane(FakeStreams(), counter, entries=[STORY_ENTRY])
+    with pytest.raises(Unsupported, match=r"model 'story' answers a request with any number of responses: use POST"):
+        ask(subject, model="story")
+    assert counter.ended == [("story", "1", "http", "invalid", 0)]
+
+
+def test_a_stream_that_fails_says_why_and_is_counted() -> None:
+    counter, engines = FakeCounter(), FakeStreams()
+    engines.breaks_after = 0
+    with pytest.raises(ExecutionFailed, match="failed on this input"):
+        stream(plane(engines, counter, entries=[STORY_ENTRY]), 2)
+    assert counter.ended == [("story", "1", "http", "failed", 1)]
+    with pytest.raises(InvalidInput, match="missing input 'count'"):
+        asyncio.run(anext(plane(engines, entries=[STORY_ENTRY]).stream(InferRequest("story", "", ()))))
