@@ -82,8 +82,10 @@ class OpenRegions:
         region = order.region
         try:
             self._bytes[region.id] = self._open_bytes(order.handle, region.byte_size, region.device)
-        except CannotOpen as error:
-            self._reasons[region.id] = f"shared memory region '{region.name}': {error}"
+        except (CannotOpen, OSError, RuntimeError) as error:
+            log.warning("a region of CUDA shared memory could not be opened: %s", error)
+            reason = str(error) if isinstance(error, CannotOpen) else f"{type(error).__name__} while opening it"
+            self._reasons[region.id] = f"shared memory region '{region.name}': {reason}"
             return RegionOpened(region.id, self._reasons[region.id])
         return RegionOpened(region.id)
 

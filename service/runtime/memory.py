@@ -28,14 +28,14 @@ class _Handle(ctypes.Structure):
 
 def open_memory(handle: bytes, byte_size: int, device: str) -> torch.Tensor:
     """`byte_size` bytes on `device`, not copied; closed with the last tensor that shares them. Raises CannotOpen."""
-    runtime = _load_runtime()
+    runtime = load_runtime()
     address = ctypes.c_void_p()
     with torch.cuda.device(device):
         code = runtime.cudaIpcOpenMemHandle(ctypes.byref(address), _Handle.from_buffer_copy(handle), LAZY_PEER_ACCESS)
         if code or address.value is None:
             runtime.cudaGetLastError()  # or the next call of torch would be told of it
             raise CannotOpen(f"CUDA does not open its handle (error {code})")
-        exported = _Exported(address.value, byte_size)
+        exported = Exported(address.value, byte_size)
         weakref.finalize(exported, _close, runtime, address.value, device)
         there = _bytes_from(address.value)
         if byte_size > there:
@@ -43,7 +43,7 @@ def open_memory(handle: bytes, byte_size: int, device: str) -> torch.Tensor:
         return torch.as_tensor(exported, device=device)
 
 
-class _Exported:
+class Exported:
     """An address as the interface by which libraries hand CUDA arrays to each other; tensors made of it hold it."""
 
     def __init__(self, address: int, size: int) -> None:
@@ -56,7 +56,7 @@ class _Exported:
         }
 
 
-def _load_runtime() -> Any:
+def load_runtime() -> Any:
     """The library of the CUDA runtime that torch uses, which has the context."""
     torch.cuda.init()  # type: ignore[no-untyped-call]
     paths = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libcudart" in line}

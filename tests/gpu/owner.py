@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from service.runtime.memory import _Exported, _load_runtime
+from service.runtime.memory import Exported, load_runtime
 
 
 class Owner:
@@ -21,11 +21,11 @@ class Owner:
 
     def __init__(self, size: int) -> None:
         torch.zeros(1, device="cuda:0")
-        self._runtime = _load_runtime()
+        self._runtime = load_runtime()
         self._address = ctypes.c_void_p()
         self._check(self._runtime.cudaMalloc(ctypes.byref(self._address), ctypes.c_size_t(size)))
         assert self._address.value is not None
-        self._bytes = torch.as_tensor(_Exported(self._address.value, size), device="cuda:0")
+        self._bytes = torch.as_tensor(Exported(self._address.value, size), device="cuda:0")
 
     def _check(self, code: int) -> None:
         assert code == 0, f"CUDA error {code}"
