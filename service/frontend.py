@@ -38,7 +38,7 @@ from service.rpc.server import RpcOptions, RpcServer, start_rpc
 from service.security import Guard, TokenFileError, make_guard
 from service.settings import Settings
 from service.statistics import Statistics
-from service.tls import Tls, TlsError, make_tls
+from service.tls import Tls, TlsError, check_tls, make_tls
 
 log = logging.getLogger("torchere.frontend")
 
@@ -157,6 +157,8 @@ class Frontend:
             guard = make_guard(settings.token_file, settings.restricted_api)
             app = create_app(self._plane, self._control, settings, guard)
             tls = make_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+            if tls is not None:
+                check_tls(tls)
             self._rpc = await start_rpc(
                 self._plane, self._control, settings.host, settings.grpc_port, _rpc_options(settings, tls, guard)
             )
