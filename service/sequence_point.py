@@ -29,12 +29,12 @@ def read_sequence(values: Mapping[str, Any]) -> SequencePoint | None:
                 "text"
             )
         return None
-    if type(identity) is int and not 0 < identity < 1 << 64:
-        raise InvalidInput(f"parameter 'sequence_id' must be between 0 and 2^64 - 1, not {str(identity)[:40]}")
     if type(identity) is str and len(identity) > MAX_ID:
         raise InvalidInput(f"parameter 'sequence_id' has {len(identity)} characters: at most {MAX_ID} are taken")
-    if type(identity) not in (int, str):
-        raise InvalidInput(f"parameter 'sequence_id' must be a whole number or a text, not {str(identity)[:40]}")
+    if type(identity) is not str and not (type(identity) is int and 0 < identity < 1 << 64):
+        raise InvalidInput(
+            f"parameter 'sequence_id' must be a whole number from 0 to 2^64 - 1, or a text, not {str(identity)[:40]}"
+        )
     return SequencePoint(identity, is_start, is_end)
 
 

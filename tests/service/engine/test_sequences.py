@@ -127,7 +127,9 @@ def test_an_idle_sequence_is_forgotten_and_told_so() -> None:
     assert bench.poll() == WaitUntil(60.0)
     bench.now = 60.0
     assert bench.run() == (2,)
-    with pytest.raises(UnknownSequence, match=r"was forgotten after 60 s without a request \(idle_timeout_s\): start it"):
+    with pytest.raises(
+        UnknownSequence, match=r"was forgotten after 60 s without a request \(idle_timeout_s\): start it"
+    ):
         bench.add(1)
 
 
@@ -225,8 +227,6 @@ def test_when_it_stops_the_backlog_is_refused_and_the_rest_runs() -> None:
     assert [(each.point.id, type(error)) for each, error in refused.turns] == [(2, Unavailable)]
     assert bench.run() == (1,)
     assert bench.sequences.waiting == 0
-
-
 
 
 class Machine(RuleBasedStateMachine):

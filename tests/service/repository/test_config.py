@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from compiler.spec import BACKENDS, Factory, Options, TensorSpec, Tolerance
 from service.repository.config import Batching, ConfigError, ImageInput, ModelConfig, read_config, to_options
+from service.repository.scheduling import Sequencing
+from service.repository.scheduling import State as SequenceState
 from service.repository.versions import Every, Latest, Specific, VersionPolicy
 
 ROOT = Path(__file__).parents[3]
@@ -317,6 +319,18 @@ def test_answers_are_kept_where_the_file_says_so_and_equal_inputs_get_equal_answ
     assert read(folder, f"{inputs}response_cache: true\n").response_cache
     sentence = "4: response_cache and sequence contradict each other, as equal inputs need not get equal answers"
     assert faults(folder, f"{inputs}response_cache: true\nsequence: {{}}\n")[0].startswith(sentence)
+
+
+def test_state_that_does_not_fit_the_declared_tensors_is_told_with_its_line(folder: Path) -> None:
+    text = (
+        "inputs:\n  - {name: x, datatype: FP32, shape: [-1, 3]}\n  - {name: h, datatype: FP32, shape: [-1, 4]}\n"
+        "outputs:\n  - {name: y, datatype: FP32, shape: [-1, 3]}\n  - {name: g, datatype: FP32, shape: [-1, 4]}\n"
+        "sequence:\n  state:\n    - {input: h, output: {}}\n"
+    )
+    assert read(folder, text.replace("{}", "g")).sequencing == Sequencing(state=(SequenceState("h", "g"),))
+    assert faults(folder, text.replace("{}", "y")) == [
+        "7: the state goes out of 'y' with the shape [-1, 3], but 'h' takes [-1, 4]: they must agree"
+    ]
 
 
 BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(

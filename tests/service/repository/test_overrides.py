@@ -80,6 +80,33 @@ def read(**config: Any) -> dict[str, Any]:
         ({"response_cache": {"enable": True}}, {"response_cache": True}),
         (
             {
+                "sequence_batching": {
+                    "max_sequence_idle_microseconds": "2500000",
+                    "oldest": {
+                        "max_candidate_sequences": 4,
+                        "preferred_batch_size": [4],
+                        "max_queue_delay_microseconds": "7",
+                    },
+                    "control_input": [
+                        {"name": "START", "control": [{"int32_false_true": [0, 1]}]},
+                        {"name": "ID", "control": [{"kind": "CONTROL_SEQUENCE_CORRID", "data_type": "TYPE_INT64"}]},
+                    ],
+                    "state": [{"input_name": "h", "output_name": "h_after", "data_type": "TYPE_FP32", "dims": [8]}],
+                }
+            },
+            {
+                "sequence": {
+                    "idle_timeout_s": 2.5,
+                    "strategy": "oldest",
+                    "max_sequences": 4,
+                    "state": [{"input": "h", "output": "h_after"}],
+                    "controls": {"start": "START", "end": None, "ready": None, "id": "ID"},
+                },
+                "batching": {"max_queue_delay_us": 7},
+            },
+        ),
+        (
+            {
                 "sequence_batching": {},
                 "response_cache": {"enable": False},
                 "model_warmup": [],
@@ -108,6 +135,13 @@ def test_what_has_a_meaning_is_read(config: dict[str, Any], expected: dict[str, 
         ({"ensemble_scheduling": {"step": [{"model_namespace": "n"}]}}, "'model_namespace' of a step is not supported"),
         ({"response_cache": {"enable": "yes"}}, "response_cache must be an object with enable, true or false"),
         ({"response_cache": True}, "response_cache must be an object with enable, true or false"),
+        ({"sequence_batching": {"iterative_sequence": True}}, "'iterative_sequence' of sequence_batching is not"),
+        ({"sequence_batching": {"direct": {"minimum_slot_utilization": 0.5}}}, "'minimum_slot_utilization' of direct"),
+        ({"sequence_batching": {"state": [{"initial_state": []}]}}, "'initial_state' of a state is not supported"),
+        ({"sequence_batching": {"control_input": [{"name": "x"}]}}, "control must be a list of objects"),
+        ({"sequence_batching": {"control_input": [{"name": "x", "control": []}]}}, "needs one control whose kind is"),
+        ({"sequence_batching": {"max_sequence_idle_microseconds": -1}}, "max_sequence_idle_microseconds must be a wh"),
+        ({"sequence_batching": [1]}, "sequence_batching must be an object"),
         ({"max_batch_size": -1}, "max_batch_size must be a whole number, 0 or more"),
         ({"max_batch_size": True}, "max_batch_size must be a whole number"),
         ({"instance_group": {"count": 1}}, "instance_group must be a list"),

@@ -225,7 +225,7 @@ def test_models_are_loaded_on_a_clients_word_where_that_is_switched_on(client: C
         ({"parameters": {"confg": "{}"}}, "parameter 'confg' is unknown"),
         ({"parameters": {"config": {}}}, "parameter 'config' must be text"),
         ({"parameters": {"config": "{"}}, "config must be the JSON of a model configuration"),
-        ({"parameters": {"config": '{"sequence_batching": {"oldest": {"x": 1}}}'}}, "'sequence_batching' is not supp"),
+        ({"parameters": {"config": '{"sequence_batching": {"oldest": {"x": 1}}}'}}, "'x' of oldest is not supported"),
         ({"parameters": {"config": "{}", "file:1/x": "%%%"}}, "parameter 'file:1/x' must be base64"),
         ({"parameters": {"file:1/x": "eHg="}}, "a load call that brings files needs a config too"),
         ({"parameters": {"config": "{}", "file:../../x": "eHg="}}, "write its path below the model's folder"),

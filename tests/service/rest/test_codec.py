@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import InvalidInput, ServiceError, Unsupported
+from service.errors import InvalidInput, ServiceError
 from service.rest.codec import encode_infer, parse_infer, parse_json
 from service.tensors import (
     NUMPY_TYPES,
     InferResponse,
     Placement,
     RequestedOutput,
+    SequencePoint,
     Tensor,
     float32_to_bf16,
     pack_bytes,
@@ -140,6 +141,13 @@ REFUSED: list[tuple[Any, str]] = [
     (v2(outputs=[{"name": "y", "parameters": {"classification": -1}}]), "classification must be a number"),
     (v2(parameters={"timeout": "soon"}), "'timeout' must be a whole number"),
     (v2(parameters={"triton_x": 1}), "'triton_x' is reserved"),
+    (v2(parameters={"sequence_id": -1}), r"'sequence_id' must be a whole number from 0 to 2\^64 - 1, or a text, not -1"),
+    (v2(parameters={"sequence_id": 1 << 64}), "'sequence_id' must be a whole number"),
+    (v2(parameters={"sequence_id": 1.5}), "'sequence_id' must be a whole number from 0"),
+    (v2(parameters={"sequence_id": True}), "'sequence_id' must be a whole number"),
+    (v2(parameters={"sequence_id": "x" * 257}), "'sequence_id' has 257 characters: at most 256"),
+    (v2(parameters={"sequence_id": 5, "sequence_end": 1}), "'sequence_end' must be true or false, not 1"),
+    (v2(parameters={"sequence_id": 0, "sequence_start": True}), "belong to a sequence: send its sequence_id too"),
 ]
 
 
@@ -149,9 +157,19 @@ def test_refuses_with_a_sentence(request_: Any, sentence: str) -> None:
         parse(request_)
 
 
-def test_what_this_server_does_not_have_is_said_so() -> None:
-    with pytest.raises(Unsupported, match="sequences are not supported"):
-        parse(v2(parameters={"sequence_id": 5}))
+@pytest.mark.parametrize(
+    ("parameters", "point"),
+    [
+        ({"sequence_id": 5}, SequencePoint(5)),
+        ({"sequence_id": (1 << 64) - 1, "sequence_start": True}, SequencePoint((1 << 64) - 1, is_start=True)),
+        ({"sequence_id": "a", "sequence_start": False, "sequence_end": True}, SequencePoint("a", is_end=True)),
+        ({"sequence_id": 0, "sequence_start": False}, None),
+        ({"sequence_id": ""}, None),
+        ({}, None),
+    ],
+)
+def test_a_request_may_belong_to_a_sequence(parameters: dict[str, Any], point: SequencePoint | None) -> None:
+    assert parse(v2(parameters=parameters)).sequence == point
 
 
 def test_inputs_and_outputs_may_lie_in_shared_memory() -> None:

@@ -13,9 +13,18 @@ from hypothesis.extra import numpy as hnp
 
 from protos.inference_pb2 import ModelInferRequest, ModelInferResponse
 from service.client.rpc import arrays_of, tensor_of
-from service.errors import InvalidInput, ServiceError, Unsupported
+from service.errors import InvalidInput, ServiceError
 from service.rpc.codec import CONTENTS, decode, encode
-from service.tensors import NUMPY_TYPES, InferRequest, InferResponse, Placement, RequestedOutput, Tensor, to_numpy
+from service.tensors import (
+    NUMPY_TYPES,
+    InferRequest,
+    InferResponse,
+    Placement,
+    RequestedOutput,
+    SequencePoint,
+    Tensor,
+    to_numpy,
+)
 
 ARRAYS = st.sampled_from(list(NUMPY_TYPES.values())).flatmap(
     lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
@@ -216,9 +225,8 @@ def test_an_output_in_shared_memory_has_an_empty_raw_entry_and_says_where_it_lie
         (with_parameter("timeout", int64_param=-1), InvalidInput, "'timeout' of the request is -1"),
         (with_parameter("priority", bool_param=True), InvalidInput, "'priority' of the request is True"),
         (with_parameter("triton_x", int64_param=1), InvalidInput, "'triton_x': names that begin with 'triton_'"),
-        (with_parameter("sequence_id", int64_param=7), Unsupported, "'sequence_id': this server has no stateful"),
-        (with_parameter("sequence_id", string_param="a"), Unsupported, "'sequence_id': this server has no stateful"),
-        (with_parameter("sequence_start", bool_param=True), Unsupported, "'sequence_start'"),
+        (with_parameter("sequence_id", double_param=7.5), InvalidInput, "'sequence_id' must be a whole number"),
+        (with_parameter("sequence_start", bool_param=True), InvalidInput, "send its sequence_id too"),
         (on_input("shared_memory_region"), InvalidInput, "input 'x0': shared_memory_byte_size must be a number"),
         (on_output("shared_memory_region", int64_param=1), InvalidInput, "output 'y': shared_memory_region must be"),
         (on_output("classification", double_param=1.5), InvalidInput, "'classification' of output 'y' is 1.5"),
@@ -243,6 +251,22 @@ def test_parameters_are_refused_with_the_remedy(
 )
 def test_parameters_that_ask_for_nothing_special_pass(message: ModelInferRequest) -> None:
     assert read(message).inputs[0].data == b"ab"
+    assert read(message).sequence is None
+
+
+@pytest.mark.parametrize(
+    ("value", "identity"),
+    [
+        ({"int64_param": 7}, 7),
+        ({"int64_param": -1}, (1 << 64) - 1),  # as a C++ client sends it
+        ({"uint64_param": (1 << 64) - 1}, (1 << 64) - 1),
+        ({"string_param": "a"}, "a"),
+    ],
+)
+def test_a_request_may_belong_to_a_sequence(value: dict[str, Any], identity: int | str) -> None:
+    message = with_parameter("sequence_id", **value)
+    message.parameters["sequence_start"].bool_param = True
+    assert read(message).sequence == SequencePoint(identity, is_start=True)
 
 
 def seed() -> bytes:

@@ -77,7 +77,6 @@ def test_the_stream_goes_on_after_an_error(facts: dict[str, Any]) -> None:
         ("name", "INVALID_ARGUMENT", "no input 'z'"),
         ("output", "INVALID_ARGUMENT", "no output 'nothing'"),
         ("not ready", "UNAVAILABLE", "compiling: inductor"),
-        ("sequence", "UNIMPLEMENTED", "sequence_id"),
         ("load", "UNIMPLEMENTED", "--model-control-mode explicit"),
         ("shared memory", "UNIMPLEMENTED", "--shared-memory system"),
         ("CUDA shared memory", "UNIMPLEMENTED", "CUDA shared memory is not supported"),

@@ -88,7 +88,6 @@ def main() -> None:
                 )
             ),
             "not ready": failure(lambda: client.infer("slow_start", [tensor("x", ROWS, "FP32")])),
-            "sequence": failure(lambda: client.infer("double", [tensor("x", ROWS, "FP32")], sequence_id=5)),
             "load": failure(lambda: client.load_model("double")),
             "shared memory": failure(lambda: client.register_system_shared_memory("r", "/key", 8)),
             "CUDA shared memory": failure(lambda: client.register_cuda_shared_memory("r", b"aGFuZGxl", 0, 8)),

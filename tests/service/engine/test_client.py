@@ -1,0 +1,122 @@
+"""A sequence goes to one engine, whichever frontend asks, and is looked for where else it may live."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from service.engine.client import EngineClients
+from service.engine.link import FrameProtocol
+from service.engine.messages import Cancel, EngineAddress, Failure, Infer, Result
+from service.errors import Code, UnknownSequence
+from service.tensors import SequencePoint
+
+DEVICES = ("cuda:0", "cuda:1", "cuda:2")
+
+
+class Engine:
+    """Knows the sequences that were started on it."""
+
+    def __init__(self, device: str, folder: Path) -> None:
+        self.address = EngineAddress(device, str(folder / device), 1)
+        self.living: list[int | str] = []
+        self.asked = 0
+        self._links: list[FrameProtocol[Infer | Cancel]] = []
+
+    async def listen(self) -> None:
+        self._server = await asyncio.get_running_loop().create_unix_server(self._open, self.address.path)
+
+    def _open(self) -> FrameProtocol[Infer | Cancel]:
+        link: FrameProtocol[Infer | Cancel]
+
+        def answer(message: Infer | Cancel, _: memoryview) -> None:
+            assert isinstance(message, Infer)
+            assert message.sequence is not None
+            self.asked += 1
+            if message.sequence.is_start:
+                self.living.append(message.sequence.id)
+            if message.sequence.id in self.living:
+                link.send(Result(message.id, ((1,),), (1,), (0, 0, 0, 0, 0), 1, 1), [b"x"])
+            else:
+                link.send(Failure(message.id, Code.UNKNOWN_SEQUENCE, f"{self.address.device} knows it not"))
+
+        link = FrameProtocol(Infer | Cancel, answer, lambda: None)  # type: ignore[arg-type]
+        self._links.append(link)
+        return link
+
+    def leave(self) -> None:
+        for link in self._links:
+            link.close()
+        self._server.close()
+
+
+class Service:
+    """Three engines, and frontends that know of some of them."""
+
+    def __init__(self, engines: list[Engine]) -> None:
+        self.engines = engines
+        self.frontends: list[EngineClients] = []
+        self._number = 0
+
+    async def frontend(self, *engines: Engine) -> EngineClients:
+        clients = EngineClients()
+        await clients.follow([engine.address for engine in engines or self.engines])
+        self.frontends.append(clients)
+        return clients
+
+    async def ask(self, clients: EngineClients, identity: int | str, *, start: bool = False) -> None:
+        self._number += 1
+        point = SequencePoint(identity, start)
+        await clients.infer(Infer(self._number, "m", "1", 1, ((1,),), (1,), sequence=point), [b"x"])
+
+
+def playing(scenario: Callable[[Service], Awaitable[None]], folder: Path) -> None:
+    async def play() -> None:
+        engines = [Engine(device, folder) for device in DEVICES]
+        for engine in engines:
+            await engine.listen()
+        service = Service(engines)
+        await scenario(service)
+        for clients in service.frontends:
+            await clients.follow([])
+        for engine in engines:
+            engine.leave()
+
+    asyncio.run(play())
+
+
+def test_all_frontends_agree_where_a_sequence_lives_and_sequences_are_spread(tmp_path: Path) -> None:
+    async def scenario(service: Service) -> None:
+        one, other = await service.frontend(), await service.frontend(*reversed(service.engines))
+        for identity in range(1, 61):
+            await service.ask(one, identity, start=True)
+        for identity in range(1, 61):
+            await service.ask(other, identity)
+        assert sum(engine.asked for engine in service.engines) == 120, "nobody was asked in vain"
+        assert min(len(engine.living) for engine in service.engines) > 5
+
+    playing(scenario, tmp_path)
+
+
+def test_a_sequence_that_began_while_its_engine_was_away_is_found(tmp_path: Path) -> None:
+    async def scenario(service: Service) -> None:
+        everyone = await service.frontend()
+        await service.ask(everyone, "a", start=True)
+        (own,) = (engine for engine in service.engines if engine.living)
+        own.living.clear()
+        without = await service.frontend(*(engine for engine in service.engines if engine is not own))
+        await service.ask(without, "a", start=True)
+        await service.ask(everyone, "a")
+
+    playing(scenario, tmp_path)
+
+
+def test_a_sequence_that_no_engine_knows_is_refused_in_the_words_of_its_own(tmp_path: Path) -> None:
+    async def scenario(service: Service) -> None:
+        everyone = await service.frontend()
+        with pytest.raises(UnknownSequence, match="knows it not"):
+            await service.ask(everyone, 9)
+        assert [engine.asked for engine in service.engines] == [1, 1, 1]
+
+    playing(scenario, tmp_path)
