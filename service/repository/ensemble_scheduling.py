@@ -13,7 +13,7 @@ from service.repository.scheduling import Ensemble
 
 PLATFORM = "ensemble"
 NEWEST = -1  # as a version: whichever is served by default
-OF_PROGRAMS = ("instance_group", "dynamic_batching", "parameters")
+OF_PROGRAMS = ("instance_group", "dynamic_batching", "sequence_batching", "parameters")  # one way to schedule at most
 KEYS = ("model_name", "model_version", "input_map", "output_map")
 
 

@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from safetensors.torch import save_file
 
 from compiler.manifest import Candidate, Manifest, write_manifest
@@ -15,6 +16,7 @@ from compiler.spec import Target
 from service.engine.messages import Configure, Failure, Infer, Load, Loaded, LoadFailed, Result, Unload, Unloaded
 from service.engine.worker import Engine
 from service.observe.store import Store
+from service.repository.scheduling import Ensemble, EnsembleStep
 from tests.fakes import FakeConnection, entry
 
 TIMEOUT_S = 60.0  # the first call of torch on a busy machine
@@ -184,3 +186,36 @@ def test_a_model_is_loaded_once_it_has_answered_its_own_warm_up(
     assert isinstance(answer, LoadFailed) == bool(sentence)
     assert not sentence or sentence in answer.reason  # type: ignore[attr-defined]
     bench.engine.close()
+
+
+def test_what_is_loaded_is_found_by_name(bench: Bench) -> None:
+    assert bench.engine.lookup("double") is None
+    bench.load(1, factor=2.0, contract=1)
+    bench.load(2, factor=3.0, contract=2)
+    found = bench.engine.lookup("double")
+    assert found is not None
+    assert (found.entry.version, found.entry.contract) == ("1", 2)
+    assert bench.engine.lookup("double", "1") is found
+    assert bench.engine.lookup("double", "2") is None
+    bench.unload()
+    assert bench.engine.lookup("double") is None
+
+
+def test_an_ensemble_calls_what_is_loaded_beside_it(bench: Bench) -> None:
+    steps = (EnsembleStep("double", {"x": "x"}, {"y": "once"}), EnsembleStep("double", {"x": "once"}, {"y": "y"}))
+    bench.engine.order(Load(entry(name="twice", ensemble=Ensemble(steps)), "", 1))
+    answer = bench.link.next()
+    assert isinstance(answer, Loaded), "its models may come later"
+    bench.load(2, factor=3.0)
+    data = np.ones((1, 3), np.float32).tobytes()
+    message = Infer(1, "twice", "1", 1, ((1, 3),), (len(data),))
+    bench.engine.handle(message, memoryview(data), bench.connection)  # type: ignore[arg-type]
+    while 1 not in bench.connection.answers:
+        pass
+    bench.load(3, factor=5.0)
+    bench.engine.order(Load(entry(name="twice", description="other words", ensemble=Ensemble(steps)), "", 4))
+    assert isinstance(bench.link.next(), Loaded), "other words are no other steps"
+    bench.engine.handle(structs.replace(message, id=2), memoryview(data), bench.connection)  # type: ignore[arg-type]
+    while 2 not in bench.connection.answers:
+        pass
+    assert bench.values() == {1: 9.0, 2: 25.0}
