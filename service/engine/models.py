@@ -162,7 +162,10 @@ class ServedModel:
         bucket = self._batcher.bucket(sum(rows)) if batched else 1
         pending = [waiting.payload for waiting in requests]
         stacked = stack([(item.message.shapes, item.tensors) for item in pending], bucket, batched)
-        outputs, phases = runner.run(stacked.parts, stacked.shapes)
+        stays = pending[0].on_gpu
+        for item in pending if stays else ():
+            stays &= item.on_gpu
+        outputs, phases = runner.run(stacked.parts, stacked.shapes, stays)
         if batched:
             columns = [unstack(output.shape, output.data, rows, bucket) for output in outputs]
         else:

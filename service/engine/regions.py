@@ -1,7 +1,7 @@
 """In the engine of a GPU: the CUDA shared memory that clients have registered, and requests whose tensors lie there.
 
-Inputs stay on the GPU for what takes them there, and are brought to the host for the rest; outputs are written on the
-way out. `worker.py` asks it of requests that say so, `runtime/memory.py` opens the memory. Knows no queue, no batch.
+Tensors stay on the GPU for what takes and gives them there, and go by way of the host for the rest. `worker.py` asks it
+of requests that say so, `runtime/memory.py` opens the memory. Knows no queue, no batch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ class RegionAnswers:
         for message, _ in answers:
             if isinstance(message, Failure) or message.is_final:
                 self._on_end()
-        self._connection.send([self._write(message, blobs) for message, blobs in answers])
+        written = [self._write(message, blobs) for message, blobs in answers]
+        for target in self._targets.values():
+            if target.is_cuda:
+                torch.cuda.current_stream(target.device).synchronize()  # whoever is answered may read
+        self._connection.send(written)
 
     def _write(self, message: Result | Failure, blobs: Sequence[memoryview]) -> Answer:
         if isinstance(message, Failure):
@@ -98,7 +102,7 @@ class OpenRegions:
     def take(self, pending: Pending, entry: Entry, *, stays: bool) -> Pending:
         """The request with its inputs, and with a connection that writes its outputs where they belong.
 
-        `stays`: what serves it takes tensors of the GPU as bytes. Raises InvalidInput where a region is gone.
+        `stays`: what serves it takes and gives bytes on the GPU. Raises InvalidInput where a region is gone.
         """
         places = pending.message.places
         assert places is not None, "asked for such requests only"
@@ -115,7 +119,9 @@ class OpenRegions:
         answers = RegionAnswers(pending.connection, targets, entry, lambda: self._end(key))
         with self._lock:
             self._answers[key] = pending.connection, answers
-        return replace(pending, tensors=tensors, connection=answers)
+        return replace(
+            pending, tensors=tensors, connection=answers, on_gpu=frozenset(targets) if stays else frozenset()
+        )
 
     def connection(self, connection: Connection, request_id: int) -> Connection:
         """What that request was submitted with in place of its own connection; that one where it was not replaced."""
@@ -146,8 +152,10 @@ def read(part: torch.Tensor) -> memoryview:
     return memoryview(part.cpu().numpy()) if len(part) else memoryview(b"")  # type: ignore[arg-type]
 
 
-def write(target: torch.Tensor, data: memoryview) -> None:
-    """Put bytes of host memory at the beginning of `target`; they are there when this returns."""
-    if len(data):
+def write(target: torch.Tensor, data: memoryview | torch.Tensor) -> None:
+    """Put bytes at the beginning of `target`, in the current stream where they lie on a GPU."""
+    if isinstance(data, torch.Tensor):
+        target[: len(data)].copy_(data, non_blocking=True)
+    elif len(data):
         source = bytearray(data) if data.readonly else data
         target[: len(data)].copy_(torch.frombuffer(source, dtype=torch.uint8))

@@ -39,11 +39,13 @@ class Pending:
     """A request that waits: its message, its tensors (one per input), and where its answer goes.
 
     An answer has all outputs in the order of the entry; its id is the message's, which is unique on its connection.
+    The connection also takes bytes on the GPU (a torch.Tensor of them) of the outputs whose indices are in `on_gpu`.
     """
 
     message: Infer
     tensors: Sequence[memoryview]
     connection: Connection
+    on_gpu: frozenset[int] = frozenset()
 
 
 class Served(Protocol):

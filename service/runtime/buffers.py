@@ -7,6 +7,7 @@ requests. One `Staging` belongs to one instance thread.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -64,8 +65,10 @@ def _gather(host: torch.Tensor, filled: int, parts: Sequence[tuple[int, torch.Te
 
 
 def as_bytes(tensor: torch.Tensor) -> memoryview:
-    """The bytes of a contiguous tensor in host memory, uncopied; the view keeps the tensor alive."""
+    """The bytes of a contiguous tensor, uncopied; the view keeps the tensor alive. On a GPU they are a tensor too."""
     flat = tensor.contiguous().reshape(-1)
     if not flat.numel():
         return memoryview(b"")
+    if flat.is_cuda:
+        return cast(memoryview, flat.view(torch.uint8))  # as what can be sliced and has a length: only the asker looks
     return memoryview(flat.view(torch.uint8).numpy()).cast("B")  # type: ignore[arg-type]

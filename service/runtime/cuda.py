@@ -36,8 +36,13 @@ class CudaCall:
         # Other models serve meanwhile, and what would spoil a recording was looked for when this one was compiled.
         return self._graphs.capture(tuple(tensor.to(self._device) for tensor in inputs), is_known=True)
 
-    def __call__(self, laid: Sequence[torch.Tensor]) -> tuple[tuple[torch.Tensor, ...], tuple[int, int, int]]:
-        """The outputs in host memory; the nanoseconds of copying in, computing, copying out, by the GPU's clock."""
+    def __call__(
+        self, laid: Sequence[torch.Tensor], stays: Collection[int] = ()
+    ) -> tuple[tuple[torch.Tensor, ...], tuple[int, int, int]]:
+        """The outputs in host memory; the nanoseconds of copying in, computing, copying out, by the GPU's clock.
+
+        Outputs whose indices are in `stays` are copied on the GPU.
+        """
         began, copied_in, computed, copied_out = self._marks
         with torch.inference_mode():
             began.record()
@@ -54,12 +59,15 @@ class CudaCall:
                 results = graph.outputs
             computed.record()
             # New memory for each answer: it is sent while the next batch runs. torch keeps pinned blocks for reuse.
-            hosts = tuple(torch.empty(out.shape, dtype=out.dtype, pin_memory=True) for out in results)
-            for host, result in zip(hosts, results, strict=True):
-                host.copy_(result, non_blocking=True)
+            copies = tuple(
+                torch.empty_like(out) if index in stays else torch.empty(out.shape, dtype=out.dtype, pin_memory=True)
+                for index, out in enumerate(results)
+            )
+            for copy, result in zip(copies, results, strict=True):
+                copy.copy_(result, non_blocking=True)
             copied_out.record()
             copied_out.synchronize()
-        return hosts, (
+        return copies, (
             nanoseconds(began, copied_in),
             nanoseconds(copied_in, computed),
             nanoseconds(computed, copied_out),

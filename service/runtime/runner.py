@@ -19,7 +19,7 @@ from service.runtime.buffers import Staging, as_bytes
 from service.runtime.device import Device
 
 Model = Callable[[tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]
-Call = Callable[[Sequence[torch.Tensor]], tuple[tuple[torch.Tensor, ...], tuple[int, int, int]]]
+Call = Callable[[Sequence[torch.Tensor], Collection[int]], tuple[tuple[torch.Tensor, ...], tuple[int, int, int]]]
 
 WARM_UP_CALLS = 2  # TorchScript specialises on the second call
 WARM_UP_SEED = 0
@@ -64,13 +64,16 @@ class Runner:
             self._call, self._prepare = call, call.prepare
 
     def run(
-        self, parts: Sequence[Sequence[memoryview]], shapes: Sequence[tuple[int, ...]]
+        self, parts: Sequence[Sequence[memoryview]], shapes: Sequence[tuple[int, ...]], stays: Collection[int] = ()
     ) -> tuple[list[Output], tuple[int, int, int, int]]:
-        """The outputs and the nanoseconds of: stack, copy in, compute, copy out."""
+        """The outputs and the nanoseconds of: stack, copy in, compute, copy out.
+
+        Those whose indices are in `stays` come as bytes on the GPU, where the model runs on one.
+        """
         started = time.perf_counter_ns()
         laid = [staging.lay(rows, shape) for staging, rows, shape in zip(self._staging, parts, shapes, strict=True)]
         stacked = time.perf_counter_ns()
-        results, phases = self._call(laid)
+        results, phases = self._call(laid, stays)
         outputs = [read_output(spec, tensor) for spec, tensor in zip(self._outputs, results, strict=True)]
         return outputs, (stacked - started, *phases)
 
@@ -83,7 +86,7 @@ class Runner:
         generator = torch.Generator().manual_seed(WARM_UP_SEED)
         inputs = tuple(random_tensor(spec, shape, generator) for spec, shape in zip(self._inputs, shapes, strict=True))
         for _ in range(WARM_UP_CALLS):
-            self._call(inputs)
+            self._call(inputs, ())
         return self._prepare(inputs, rows)
 
 
@@ -93,7 +96,9 @@ class _CpuCall:
     def __init__(self, model: Model) -> None:
         self._model = model
 
-    def __call__(self, laid: Sequence[torch.Tensor]) -> tuple[tuple[torch.Tensor, ...], tuple[int, int, int]]:
+    def __call__(
+        self, laid: Sequence[torch.Tensor], stays: Collection[int]
+    ) -> tuple[tuple[torch.Tensor, ...], tuple[int, int, int]]:
         started = time.perf_counter_ns()
         with torch.inference_mode():
             results = self._model(tuple(laid))

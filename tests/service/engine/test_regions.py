@@ -81,6 +81,18 @@ def test_outputs_are_written_and_not_sent() -> None:
     assert (message.shapes, message.sizes, blobs) == (((1, 3),), (0,), [b""])
 
 
+def test_outputs_that_stayed_on_the_gpu_are_written_from_there() -> None:
+    gpu = Gpu()
+    gpu.open()
+    assert gpu.take(gpu.pending(outputs=(Place(0, 5, 0, 12),))).on_gpu == frozenset()
+    taken = gpu.take(gpu.pending(outputs=(Place(0, 5, 32, 12),)), stays=True)
+    assert taken.on_gpu == {0}
+    there: Any = torch.from_numpy(ROW.view(np.uint8).reshape(-1))
+    taken.connection.send([(Result(9, ((1, 3),), (12,), (1, 2, 3, 4, 5), 1, 1), [there])])
+    np.testing.assert_array_equal(gpu.written(32), ROW[0])
+    assert gpu.connection.answers[9][1] == [b""]
+
+
 def test_an_output_that_does_not_fit_is_an_error_of_that_request() -> None:
     gpu = Gpu()
     gpu.open()
