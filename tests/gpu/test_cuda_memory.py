@@ -213,10 +213,11 @@ def test_a_region_goes_while_it_is_used_and_an_engine_that_dies_opens_it_again(s
         inputs = [in_region("x", "r", 0), in_region("y", "r", ROW)]
         answers: list[tuple[int, Any]] = []
 
-        def client() -> None:
-            answers.extend(ask(server, inputs, [{"name": "sum"}]) for _ in range(50))
+        def client(number: int) -> None:
+            own = into("sum", "r", 1024 + 64 * number) if number % 2 else {"name": "sum"}
+            answers.extend(ask(server, inputs, [own, {"name": "scaled"}]) for _ in range(50))
 
-        clients = [threading.Thread(target=client) for _ in range(8)]
+        clients = [threading.Thread(target=client, args=(number,)) for number in range(8)]
         for each in clients:
             each.start()
         for _ in range(5):
@@ -226,9 +227,13 @@ def test_a_region_goes_while_it_is_used_and_an_engine_that_dies_opens_it_again(s
             each.join()
         for status, answer in answers:
             if status == 200:
-                np.testing.assert_array_equal(np.reshape(answer["outputs"][0]["data"], X.shape), X + Y)
+                by_name = {output["name"]: output.get("data") for output in answer["outputs"]}
+                np.testing.assert_array_equal(np.reshape(by_name["scaled"], X.shape), 2 * X)
+                assert by_name["sum"] is None or np.array_equal(np.reshape(by_name["sum"], X.shape), X + Y)
             else:
                 assert (status, "registered" in answer["error"]) == (400, True)
+        for number in (1, 3, 5, 7):
+            np.testing.assert_array_equal(owner.read(1024 + 64 * number), X + Y)
         server.kill("service.engine.worker")
         server.wait_for(lambda: server.get("/v2/health/ready")[0] != 200, "the death to be noticed")
         server.wait_until_ready()
