@@ -29,6 +29,7 @@ def test_arrays_in_arrays_out(client: Any) -> None:
     answer = client.infer("affine", {"x": x, "y": x + 1})
     np.testing.assert_array_equal(answer["sum"], 2 * x + 1)
     np.testing.assert_array_equal(answer["scaled"], 2 * x)
+    np.testing.assert_array_equal(client.infer("affine_twice", {"x": x, "y": x + 1})["z"], 4 * x + 1)
 
 
 def test_errors_are_of_the_same_tree_as_the_servers(client: Any) -> None:

@@ -109,6 +109,20 @@ def test_a_broken_model_does_not_stop_the_others(artifact: Path) -> None:
     assert "affine 1: hit" in done.output
 
 
+def test_an_ensemble_is_compiled_as_its_models_are(artifact: Path) -> None:
+    shutil.copytree(ROOT / "tests/models/affine_twice", "models/affine_twice")
+    done = torchere("compile", "affine_twice")
+    assert done.exit_code == 0, done.output
+    assert f"from the cache in 0.0 s: {artifact}" in done.output
+    assert "affine_twice" not in done.output
+    assert "affine 1" in torchere("models", "show", "affine_twice").output, "the only one that it calls"
+    shutil.copytree("models/affine", "models/other")
+    text = Path("models/affine_twice/model.yaml").read_text()
+    Path("models/affine_twice/model.yaml").write_text(text.replace("model: affine", "model: other", 1))
+    done = torchere("models", "show", "affine_twice")
+    assert (done.exit_code, "ask for one of them: affine, other" in done.output) == (1, True)
+
+
 def test_shipped_with_the_model_it_needs_no_cache(artifact: Path) -> None:
     done = torchere("compile", "--into-repository")
     shipped = Path("models/affine/1/artifacts") / artifact.name
