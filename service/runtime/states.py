@@ -49,6 +49,11 @@ class States:
         size = sum(kept.nbytes for kept in self._kept)
         return f"<States of {len(self._kept)} tensors, {size} bytes on {self._device.name}>"
 
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """What is kept, a row for each slot; the last row is zeros."""
+        return tuple(self._kept)
+
     def shapes(self, bucket: int) -> list[tuple[int, ...]]:
         """What `lay` gives for a batch of `bucket` rows."""
         return [(bucket, *kept.shape[1:]) if self._batched else tuple(kept.shape[1:]) for kept in self._kept]

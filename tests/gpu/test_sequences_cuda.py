@@ -76,7 +76,7 @@ def test_interleaved_sequences_are_as_each_alone(strategy: Literal["oldest", "di
     for index in range(len(WHO)):
         got = []
         for step in range(STEPS):
-            message, blobs = connection.answers[step * len(WHO) + index]
-            assert isinstance(message, Result), message
+            answer, blobs = connection.answers[step * len(WHO) + index]
+            assert isinstance(answer, Result), answer
             got.append(torch.from_numpy(np.frombuffer(blobs[0], np.float32).copy()))
         torch.testing.assert_close(torch.stack(got), alone(rows[:, index]), rtol=1e-4, atol=1e-5)
