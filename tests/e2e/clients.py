@@ -34,30 +34,6 @@ def tensor(protocol: str, name: str, array: np.ndarray[Any, Any], datatype: str)
     return made
 
 
-def describe(protocol: str, url: str) -> dict[str, Any]:
-    """Everything a client asks before it infers."""
-    client = connect(protocol, url)
-    metadata, config = client.get_model_metadata("affine"), client.get_model_config("affine")
-    server = client.get_server_metadata()
-    if protocol == "grpc":
-        return {
-            "ready": [client.is_server_live(), client.is_server_ready(), client.is_model_ready("affine")],
-            "server": server.name,
-            "inputs": [[each.name, each.datatype, list(each.shape)] for each in metadata.inputs],
-            "outputs": [[each.name, each.datatype, list(each.shape)] for each in metadata.outputs],
-            "max_batch_size": config.config.max_batch_size,
-            "dims": list(config.config.input[0].dims),
-        }
-    return {
-        "ready": [client.is_server_live(), client.is_server_ready(), client.is_model_ready("affine")],
-        "server": server["name"],
-        "inputs": [[each["name"], each["datatype"], each["shape"]] for each in metadata["inputs"]],
-        "outputs": [[each["name"], each["datatype"], each["shape"]] for each in metadata["outputs"]],
-        "max_batch_size": config["max_batch_size"],
-        "dims": config["input"][0]["dims"],
-    }
-
-
 def infer(protocol: str, url: str) -> dict[str, Any]:
     """Two inputs, one output asked for."""
     x, y = np.arange(8, dtype=np.float32).reshape(2, 4), np.ones((2, 4), np.float32)
@@ -93,14 +69,6 @@ TYPES: dict[str, Any] = {
     "FP32": np.float32,
     "FP64": np.float64,
 }
-
-
-def classify(protocol: str, url: str) -> list[str]:
-    """The classification extension, with the labels of model.yaml."""
-    inputs = [tensor(protocol, "x", np.array([[1, 5]], np.float32), "FP32")]
-    outputs = [MODULES[protocol].InferRequestedOutput("y", class_count=2)]
-    answer = connect(protocol, url).infer("poison", inputs, outputs=outputs).as_numpy("y")
-    return [value.decode() for value in answer.reshape(-1)]
 
 
 def errors(protocol: str, url: str) -> dict[str, list[str]]:

@@ -120,41 +120,6 @@ def off(protocol: str, url: str) -> dict[str, Any]:
     }
 
 
-def operate(protocol: str, url: str, model: str, code: str, described: str) -> dict[str, Any]:
-    """Load, load with a configuration as Model Analyzer does, with files, and unload; each on its own connection."""
-
-    def client() -> Any:
-        return connect(protocol, url)
-
-    def config() -> dict[str, Any]:
-        found = plain(protocol, client().get_model_config(model))
-        return dict(found["config"] if protocol == "grpc" else found)
-
-    client().load_model(model)
-    ready, sizes = [client().is_model_ready(model)], [config()["max_batch_size"]]
-    client().load_model(model, config=json.dumps({**config(), "max_batch_size": 2}))
-    sizes.append(config()["max_batch_size"])
-    tensors = {"input": config()["input"], "output": config()["output"]}
-    files = {"file:1/model.py": code.format(factor=9).encode(), "file:model.yaml": described.encode()}
-    client().load_model(model, config=json.dumps({"max_batch_size": 8, **tensors}), files=files)
-    ready.append(client().is_model_ready(model))
-    sizes.append(config()["max_batch_size"])
-    x = np.array([[1, 2]], np.float32)
-    answer = client().infer(model, [tensor(protocol, "x", x, "FP32")]).as_numpy("y").tolist()
-    unknown = failure(lambda: client().load_model("nobody"))
-    client().unload_model(model)
-    ready.append(client().is_model_ready(model))
-    entries = plain(protocol, client().get_model_repository_index())
-    entries = entries["models"] if protocol == "grpc" else entries
-    return {
-        "ready": ready,
-        "max_batch_size": sizes,
-        "from files": answer,
-        "unknown": unknown,
-        "index": [[each["name"], each["state"]] for each in entries],
-    }
-
-
 def settings(protocol: str, url: str) -> dict[str, Any]:
     """Trace and log settings, changed on one connection and read on others."""
     client = connect(protocol, url)

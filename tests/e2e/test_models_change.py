@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -192,20 +190,6 @@ def test_versions_and_labels_follow_the_policy(explicit: RunningServer, reposito
     assert infer(explicit, "other", "stable") == (200, [20, 40])
     assert infer(explicit, "other", "1")[0] == 404
     assert set(index(explicit)) == {"first/1", "other/2", "other/3"}
-
-
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_tritonclient_operates_the_service(protocol: str, explicit: RunningServer) -> None:
-    address = f"127.0.0.1:{explicit.http_port if protocol == 'http' else explicit.grpc_port}"
-    command = [sys.executable, "-m", "tests.e2e.control_clients", protocol, address, "operate", "first", CODE, CONFIG]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    came = json.loads(done.stdout.splitlines()[-1])
-    assert came["ready"] == [True, True, False]
-    assert came["max_batch_size"] == [8, 2, 8]
-    assert came["from files"] == [[9, 18]]
-    assert "unknown model 'nobody'" in came["unknown"][1]
-    assert ["first", "UNAVAILABLE"] in came["index"]
 
 
 ENSEMBLE = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.e2e.conftest import ROOT, copy_model
 from tests.e2e.running import RunningServer
 
 FETCHED = ROOT / "build" / "clients"
+PAGE = ROOT / "docs" / "clients.md"
 TIMES = """
 import torch
 
@@ -35,23 +37,33 @@ outputs:
 compile:
   backends: [eager]
 """
-LOADED = ("affine", "poison", "patient", "digits")
+SMALL = ("affine", "poison", "patient", "mood", "story", "total")  # of tests/models
 
 
 @pytest.fixture(scope="session")
 def open_server(cache: Path, logs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """affine, poison, patient and digits serve; `times` waits to be loaded."""
+    """SMALL and digits serve; `times` waits to be loaded."""
     repository = tmp_path_factory.mktemp("foreign")
-    for name in ("affine", "poison", "patient"):
+    for name in SMALL:
         shutil.copytree(ROOT / "tests" / "models" / name, repository / name)
     copy_model("digits", repository, "eager", "torchscript")
     (repository / "times" / "1").mkdir(parents=True)
     (repository / "times" / "model.yaml").write_text(TIMES_CONFIG)
     (repository / "times" / "1" / "model.py").write_text(TIMES.format(factor=2))
     flags = ["--startup", "wait", "--frontends", "2", "--shared-memory", "system", "--trust-uploads"]
-    flags += ["--model-control-mode", "explicit", *(each for name in LOADED for each in ("--load-model", name))]
+    flags += [
+        "--model-control-mode",
+        "explicit",
+        *(each for name in (*SMALL, "digits") for each in ("--load-model", name)),
+    ]
     with RunningServer(repository, cache, logs, *flags) as server:
         yield server
+
+
+def documented(client: str) -> set[str]:
+    """The calls that a section of docs/clients.md names."""
+    section = PAGE.read_text().split(f"\n## {client}\n", 1)[1].split("\n## ", 1)[0]
+    return set(re.findall(r"`([a-z0-9_]+)`", section))
 
 
 def fetched(name: str) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.foreign.conftest import documented
 from tests.e2e.running import RunningServer
 
 PROGRAM = Path(__file__).with_name("kserve_calls.py")
@@ -59,3 +60,4 @@ def test_grpc(came: dict[str, Any]) -> None:
 
 def test_no_public_call_was_left_out(came: dict[str, Any]) -> None:
     assert came["called"] == came["public"]
+    assert {name for calls in came["public"].values() for name in calls} - documented("kserve") == set()

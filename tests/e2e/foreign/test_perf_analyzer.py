@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,30 @@ def test_measures_and_collects_the_servers_numbers(way: str, analyzer: Analyzer,
     assert "Server Prometheus Metrics" in printed
     assert inferences(open_server) - before >= rows
     assert open_server.get("/v2/systemsharedmemory/status")[1] == [], "it has cleaned up behind itself"
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "options"),
+    [
+        ("total", None, ("-i", "http", "--sequence-length", "5")),
+        ("total", None, ("-i", "grpc", "--streaming", "--async", "--sequence-length", "5")),
+        ("mood", {"text": ["a good day"]}, ("-i", "grpc")),
+        ("story", {"text_input": ["the"], "max_tokens": [5]}, ("-i", "grpc", "--streaming", "--async")),
+    ],
+    ids=["sequences", "sequences on a stream", "texts", "answers in parts"],
+)
+def test_measures_models_of_other_kinds(
+    model: str, inputs: dict[str, list[Any]] | None, options: tuple[str, ...], analyzer: Analyzer, tmp_path: Path
+) -> None:
+    if inputs is not None:
+        tensors = {name: {"content": content, "shape": [1]} for name, content in inputs.items()}
+        (tmp_path / "inputs.json").write_text(json.dumps({"data": [tensors]}))
+        options = (*options, "--input-data", str(tmp_path / "inputs.json"))
+    row, printed = analyzer.run(model, *options)
+    assert float(row["Inferences/Second"]) > 0
+    assert float(row["Server Compute Infer"]) > 0
+    assert ("Sequence count" in printed) == (model == "total")
+    assert ("Response Throughput" in printed) == (model == "story")
 
 
 def test_measures_as_a_client_of_torchserve(analyzer: Analyzer, tmp_path: Path) -> None:

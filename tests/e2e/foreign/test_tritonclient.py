@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.foreign.conftest import TIMES, TIMES_CONFIG
+from tests.e2e.foreign.conftest import TIMES, TIMES_CONFIG, documented
 from tests.e2e.running import RunningServer
 
 CLIENTS = ("http", "grpc", "http.aio", "grpc.aio")
@@ -151,5 +151,33 @@ def test_bodies_that_something_else_carries(client: str, came: dict[str, Any]) -
     assert came["without connection"] == (SUM if client.startswith("http") else None)
 
 
+def test_texts_in_and_out(client: str, came: dict[str, Any]) -> None:
+    seen = came["texts"]
+    assert seen["moods"] == [["glad", "sad"]] * (2 if client.startswith("http") else 1)
+    assert "write at least one word" in seen["empty"][1]
+
+
+def test_one_request_answered_in_parts(client: str, came: dict[str, Any]) -> None:
+    seen = came["story"]
+    assert seen["refused"][0] in INVALID + UNSUPPORTED
+    if client.startswith("grpc"):
+        assert seen["said"] == list(" quic")
+        assert set(seen["ids"]) == {"s"}
+        asks_for_the_last = client == "grpc"  # grpc.aio does not pass enable_empty_final_response on
+        assert seen["finals"] == [False] * 5 + [True] * asks_for_the_last
+
+
+def test_sequences_keep_their_state_apart(client: str, came: dict[str, Any]) -> None:
+    seen = came["sequences"]
+    assert seen["sums"] == {"7": [[[1, 1]], [[3, 3]], [[6, 6]]], "named": [[[10, 10]], [[30, 30]], [[60, 60]]]}
+    for mistake in ("no start", "no id"):
+        status, message = seen[mistake]
+        assert status in INVALID, message
+        assert "sequence" in message
+    if client.startswith("grpc"):
+        assert seen["on a stream"] == [[[1, 1]], [[3, 3]], [[6, 6]]]
+
+
 def test_no_public_call_was_left_out(came: dict[str, Any]) -> None:
     assert came["called"] == came["public"]
+    assert set(came["public"]) - documented("tritonclient") == set(), "docs/clients.md has a row for each"

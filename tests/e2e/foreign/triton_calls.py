@@ -17,78 +17,18 @@ import os
 import queue
 import sys
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
-from tritonclient.utils import InferenceServerException
 from tritonclient.utils import shared_memory as memory
 
-ROW = np.arange(4, dtype=np.float32).reshape(1, 4)
-TIMEOUT_S = 30
+from tests.e2e.foreign import triton_models
+from tests.e2e.foreign.triton_client import ROW, TIMEOUT_S, Caller, failure, now
 
 
-async def now(value: Any) -> Any:
-    """What a call gives, be its client one that waits or one that is awaited."""
-    return await value if inspect.isawaitable(value) else value
-
-
-async def failure(call: Callable[[], Any]) -> list[str]:
-    try:
-        await now(call())
-    except InferenceServerException as error:
-        return [str(error.status()), error.message()]
-    except Exception as error:  # noqa: BLE001  # a client's own time-outs come in the classes of its libraries
-        return [type(error).__name__, str(error)]
-    return ["", "no error"]
-
-
-class Recorder:
-    """The client itself, and the names of its calls that were made."""
-
-    def __init__(self, client: Any) -> None:
-        self.client = client
-        self.called: set[str] = set()
-
-    def __getattr__(self, name: str) -> Any:
-        self.called.add(name)
-        return getattr(self.client, name)
-
-
-class Calls:
-    """Each method is one part of what a client can do; `both` are the options that most calls have."""
-
-    def __init__(self, flavour: str, url: str) -> None:
-        self.is_http, self.is_aio = flavour.startswith("http"), flavour.endswith("aio")
-        self.module = importlib.import_module(f"tritonclient.{flavour}")
-        self.url = url
-        self.client: Any = Recorder(self.connect())
-        headers = {"x-user": "somebody"}
-        self.both: dict[str, Any] = {"headers": headers, "query_params": {"a": "b c"}}
-        if not self.is_http:
-            self.both = {"headers": headers, "client_timeout": TIMEOUT_S}
-        self.read = self.both if self.is_http else {**self.both, "as_json": True}
-
-    def connect(self, **options: Any) -> Any:
-        if self.is_http and not self.is_aio:
-            options.setdefault("concurrency", 4)
-        return self.module.InferenceServerClient(self.url, **options)
-
-    def tensor(self, name: str, array: Any = ROW, is_binary: bool = True) -> Any:
-        made = self.module.InferInput(name, list(array.shape), "FP32")
-        if self.is_http:
-            made.set_data_from_numpy(array, binary_data=is_binary)
-        else:
-            made.set_data_from_numpy(array)
-        return made
-
-    def output(self, name: str, is_binary: bool = True, **options: Any) -> Any:
-        if self.is_http:
-            options["binary_data"] = is_binary
-        return self.module.InferRequestedOutput(name, **options)
-
-    def rows(self, is_binary: bool = True) -> list[Any]:
-        return [self.tensor("x", ROW, is_binary), self.tensor("y", ROW, is_binary)]
+class Calls(Caller):
+    """Each method is one part of what a client can do."""
 
     async def infer(self, **options: Any) -> Any:
         return await now(self.client.infer("affine", self.rows(), **options))
@@ -345,6 +285,9 @@ async def main(flavour: str, url: str, code: str, described: str) -> None:
         "CUDA memory": await calls.cuda_memory(),
         "settings": await calls.settings(),
         "models": await calls.models(code, described),
+        "texts": await triton_models.texts(calls),
+        "story": await triton_models.story(calls),
+        "sequences": await triton_models.sequences(calls),
         "plugin": await calls.plugin(),
         "without connection": await calls.without_connection(),
     }
