@@ -67,8 +67,9 @@ lock: $(VENV)/.dev  ## Write the locks of the images anew (PIP_EXTRA_INDEX_URL n
 	  $(BIN)/python -m deploy.container.lock $$target > build.lock && mv build.lock deploy/container/requirements-$$target.txt || exit 1; \
 	done
 
-docs: $(VENV)/.dev  ## Generate docs/configuration.md from the settings
+docs: $(VENV)/.dev  ## Generate docs/configuration.md from the settings, docs/metrics.md from the declarations
 	$(BIN)/python -m service.settings_page > docs/configuration.md
+	$(BIN)/python -m service.metrics_page > docs/metrics.md
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info

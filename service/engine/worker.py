@@ -145,6 +145,7 @@ class Engine:
     def _load(self, order: Load) -> None:
         """Load beside what serves and let it serve. Where that fails, what served before serves on."""
         entry, started = order.entry, time.monotonic()
+        used_bytes = self._device.used_bytes
         try:
             served = self._holdings.get(entry.name, entry.version, entry.contract)
             if served is not None:
@@ -158,6 +159,9 @@ class Engine:
             reason = f"{type(error).__name__}: {error}"
             self._link.send(LoadFailed(entry.name, entry.version, order.generation, reason))
             return
+        # What other models take or give back meanwhile is in it: the driver knows processes, not models.
+        taken = max(0, self._device.used_bytes - used_bytes)
+        self._counter(entry.name, entry.version).loaded(self._device.name, taken)
         self._link.send(Loaded(entry.name, entry.version, order.generation, time.monotonic() - started))
 
     def _unload(self, order: Unload) -> None:

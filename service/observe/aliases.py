@@ -27,12 +27,7 @@ FAILURES = {
     "invalid": "OTHER",
 }
 PARTS = {"compute_input": "input", "compute_infer": "compute", "compute_output": "output"}
-HISTOGRAM_PHASES = {
-    "queue": "queue",
-    "compute_input": "copy_in",
-    "compute_infer": "compute",
-    "compute_output": "copy_out",
-}
+HISTOGRAM_PHASES = {"queue": "queue", "compute_infer": "compute", "compute_output": "copy_out"}
 STATUS = {"success": "OK", "invalid": "INVALID_ARGUMENT", "timeout": "DEADLINE_EXCEEDED", "cancelled": "CANCELLED",
                "rejected": "UNAVAILABLE", "failed": "INTERNAL"}  # fmt: skip
 TFS = ":tensorflow:serving:"
@@ -138,7 +133,8 @@ def _triton_times(merged: Merged) -> list[Family]:
         )
         for name, sums in spent.items()
     ]
-    phases = {"request": latency} | {
+    compute_input = _summed(merged, metrics.INPUT, _model, 1 + SECONDS.count)
+    phases = {"request": latency, "compute_input": compute_input} | {
         name: _summed(merged, metrics.PHASE, _only(2, phase), 1 + SECONDS.count)
         for name, phase in HISTOGRAM_PHASES.items()
     }

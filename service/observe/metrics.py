@@ -144,6 +144,9 @@ MODEL_MEMORY = Metric(
     "bytes",
     outlives=False,
 )
+INPUT = Metric(  # stack and copy in together, which two histograms do not tell
+    "batch_input", "hidden", "", MODEL, scale=NANO, buckets=SECONDS
+)
 BATCH_TIMES = Metric("batch_times", "hidden", "", (*MODEL, "rows"), words=4)  # batches; ns of input, compute, output
 
 # Models, the compiler, processes: set by the parent.

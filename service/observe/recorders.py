@@ -136,6 +136,7 @@ class BatchRecorder:
         self._queue = series(store, metrics.PHASE, *self._key, "queue")
         self._phases = [series(store, metrics.PHASE, *self._key, phase) for phase in PHASES]
         self._parts = [series(store, metrics.REQUEST_PHASE_SECONDS, *self._key, part) for part in PARTS]
+        self._input = series(store, metrics.INPUT, *self._key)
         self._rows = series(store, metrics.BATCH, *self._key)
         self._padding = series(store, metrics.PADDING, *self._key)
         self._depth = series(store, metrics.QUEUE_DEPTH, *self._key)
@@ -167,6 +168,9 @@ class BatchRecorder:
                 words, at = phase.words, phase.at
                 words[at] += spent
                 words[at + 1 + bisect_left(SECONDS_BOUNDS, spent)] += 1
+            words, at = self._input.words, self._input.at
+            words[at] += parts[0]
+            words[at + 1 + bisect_left(SECONDS_BOUNDS, parts[0])] += 1
             times.add(1)
             for index, (part, spent) in enumerate(zip(self._parts, parts, strict=True)):
                 part.add(count * spent)

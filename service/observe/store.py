@@ -79,6 +79,7 @@ class Store:
     def close(self) -> None:
         """Let go of the file: from now on it is a dead process's."""
         if self._file >= 0:
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # not by closing alone: its map holds it open
             os.close(self._file)
             self._file = -1
 

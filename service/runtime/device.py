@@ -39,6 +39,14 @@ class Device:
         if self.is_cuda:
             torch.cuda.current_stream(self.name).synchronize()
 
+    @property
+    def used_bytes(self) -> int:
+        """Memory of the device in use, whoever uses it; of a CPU nothing is told."""
+        if not self.is_cuda:
+            return 0
+        free, total = torch.cuda.mem_get_info(self.name)
+        return int(total - free)
+
     def release(self) -> None:
         """Give the memory of what was let go back to the device."""
         if self.is_cuda:

@@ -1,0 +1,109 @@
+"""Writes docs/metrics.md from the declarations: `python -m service.metrics_page > docs/metrics.md`.
+
+Knows only what is declared and the names of the aliases. `observe/metrics.py` declares what the page describes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from service.observe.aliases import alias_families
+from service.observe.buckets import CLASSIC_ROWS, CLASSIC_SECONDS
+from service.observe.families import Family
+from service.observe.merge import Merged
+from service.observe.metrics import METRICS, Metric
+
+INTRODUCTION = """\
+# Metrics
+
+<!-- Written by `python -m service.metrics_page > docs/metrics.md` from service/observe/metrics.py: change that. -->
+
+```bash
+curl http://127.0.0.1:8002/metrics
+```
+
+A process of its own, the sidecar, publishes them, so that a scrape disturbs nobody. Every process counts in a file in
+one folder; what a process counted stays when it dies, and counters never go backwards. `GET /live` on the same port
+says that the sidecar lives.
+
+* **Formats**, by what the scraper accepts: the Prometheus text format, OpenMetrics (with exemplars: the trace of the
+  last request in each latency bucket that had the header `traceparent`), and Prometheus' protobuf format with **native
+  histograms** (schema {schema}, 9 % between two bounds) beside the classic buckets. Prometheus asks for the last one
+  when native histograms are switched on in it. `Accept-Encoding: gzip` is answered.
+* **Several replicas** are added up by Prometheus: no label names a process that a client could have reached, and all
+  bounds are the same everywhere. Quantiles come from histograms (`histogram_quantile`), never from averages of them.
+* **Labels are bounded**: `model` and `version` are those that are served. What was asked of no model is counted under
+  `model=""`.
+* **A container of its own** beside the service: give both a volume, start the service with `--metrics-directory
+  /metrics --no-metrics-sidecar`, and in the other container of the same image
+
+  ```bash
+  python -m service.observe.sidecar --directory /metrics --host 0.0.0.0 --port 8002
+  ```
+
+  which needs to read the folder only. Both must run on one node: locks on the files tell the living from the dead.
+* **GPUs** need the driver and `pip install 'torchere[nvml]'`; without, their metrics are absent.
+* **Cost**: measured in `benchmarks/results/metrics.json` with `python -m benchmarks.metrics_cost`.
+
+Bounds of the classic buckets: seconds {seconds}; rows {rows}.
+
+## Our own names
+
+| Metric | Kind | Unit | Labels | What it tells |
+|---|---|---|---|---|
+"""
+
+ALIASES = """
+## Names of other servers
+
+`--metrics-aliases` publishes the same counts under other names too: `triton` (the default: perf_analyzer and
+model_analyzer read them), `tf_serving`, `all` or `none`. They are computed from the words above, so they cannot
+disagree with them, nor with the statistics of `GET /v2/models/stats`, to which Triton's durations and counts are equal.
+`nv_inference_request_failure` counts requests that were refused as invalid under `OTHER`; the statistics do not.
+Left out because they would not be true: Triton's summaries (quantiles of one process, which nobody can add up) and its
+pool of pinned memory, which torchere has not.
+
+| Metric | Kind | Labels | What it tells |
+|---|---|---|---|
+"""
+
+
+def metrics_page() -> str:
+    """The page as markdown."""
+    introduction = INTRODUCTION.format(
+        schema=3, seconds=", ".join(map(str, CLASSIC_SECONDS)), rows=", ".join(map(str, CLASSIC_ROWS))
+    )
+    own = "".join(map(_row, (metric for metric in METRICS if metric.kind != "hidden")))
+    return introduction + own + ALIASES + "".join(map(_alias_row, alias_families(example(), "all")))
+
+
+def example() -> Merged:
+    """Every metric under one set of labels, with nothing counted: what a service of one model could publish."""
+    labelled = {"outcome": "failed", "result": "hit", "phase": "queue", "rows": "1"}
+    merged: Merged = {}
+    for metric in METRICS:
+        options = {
+            "outcome": ("success", "failed"),
+            "result": ("hit", "miss"),
+            "phase": ("queue", "stack", "copy_in", "compute", "copy_out", "encode", "input", "output"),
+        }
+        chosen = next((name for name in metric.labels if name in options), "")
+        for value in options.get(chosen, ("",)):
+            labels = tuple(value if name == chosen else labelled.get(name, name) for name in metric.labels)
+            merged.setdefault(metric.name, {})[labels] = np.zeros(metric.size, dtype=np.uint64)
+    return merged
+
+
+def _row(metric: Metric) -> str:
+    name = metric.name + ("_total" if metric.kind == "counter" else "")
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
+    return f"| `{name}` | {metric.kind} | {metric.unit} | {labels} | {metric.help} |\n"
+
+
+def _alias_row(family: Family) -> str:
+    labels = ", ".join(f"`{label}`" for label in family.labels)
+    return f"| `{family.name}` | {family.kind} | {labels} | {family.help} |\n"
+
+
+if __name__ == "__main__":
+    print(metrics_page(), end="")
