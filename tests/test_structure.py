@@ -58,7 +58,10 @@ def test_files_and_functions_stay_small_and_say_what_they_are(path: Path) -> Non
 
 @pytest.mark.parametrize(
     "module",
-    ["service.cli", "service.serve", "service.frontend", "service.observe.sidecar", "service.bench.process"],
+    [
+        *("service.cli", "service.serve", "service.frontend", "service.observe.sidecar", "service.bench.process"),
+        "service.engine.steps.worker",
+    ],
 )
 def test_parent_frontend_sidecar_and_load_import_no_torch(module: str) -> None:
     program = f"import sys, {module}; print('torch' in sys.modules)"

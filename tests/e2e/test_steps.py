@@ -82,7 +82,7 @@ def until(condition: Callable[[], bool]) -> None:
     ],
 )
 def test_a_step_that_crashes_or_hangs_under_load_fails_alone(server: RunningServer, text: str, sentence: str) -> None:
-    with Load(server, clients=4) as load, httpx.Client(base_url=server.http, timeout=60) as client:
+    with Load(server, clients=2) as load, httpx.Client(base_url=server.http, timeout=60) as client:
         assert ask_mood(client, text) == (500, sentence)
         before = load.seen[OK]
         until(lambda: load.seen[OK] > before + 20)
@@ -113,7 +113,7 @@ def test_other_code_takes_over_without_a_failed_request(server: RunningServer) -
     step = server.repository / "mood/1/postprocess.py"  # type: ignore[attr-defined]
     before = step.read_text()
     try:
-        with Load(server, clients=4) as load:
+        with Load(server, clients=2) as load:
             until(lambda: load.seen[OK] > 20)
             step.write_text(before.replace("glad", "happy"))
             until(lambda: load.seen[200, "happy"] > 20)

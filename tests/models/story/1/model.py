@@ -1,5 +1,7 @@
 """After each letter comes the one that follows it first in a sentence; after any other, a space."""
 
+from itertools import pairwise
+
 import torch
 
 SENTENCE = "the quick brown fox jumps over a lazy dog "
@@ -9,7 +11,7 @@ class NextLetter(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         table = torch.full((128,), ord(" "), dtype=torch.int64)
-        for letter, following in reversed(list(zip(SENTENCE, SENTENCE[1:], strict=False))):
+        for letter, following in reversed(list(pairwise(SENTENCE))):
             table[ord(letter)] = ord(following)
         self.register_buffer("table", table)
 
