@@ -145,6 +145,10 @@ class Deployment:
         self._settle_unloading()
         return unloading.is_done
 
+    def step_folders(self, key: Key) -> frozenset[str]:
+        """Where the Python steps of a version are kept that engines may have to load."""
+        return self._rollout.step_folders(key)
+
     def removed(self, key: Key, entry: Entry | None) -> None:
         """A version is served no more; `entry` says so, None: it is not even there."""
         self._rollout.removed(key, entry)

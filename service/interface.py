@@ -34,6 +34,7 @@ def with_steps(entry: Entry) -> Entry:
         inputs=inputs,
         outputs=outputs,
         images=tuple(image for image in entry.images if _spec(entry.inputs, image.input) in inputs),
+        defaults={name: value for name, value in entry.defaults.items() if _spec(entry.inputs, name) in inputs},
         labels={name: labels for name, labels in entry.labels.items() if _spec(entry.outputs, name) in outputs},
         steps=structs.replace(steps, model_inputs=entry.inputs, model_outputs=entry.outputs),
         **changes,

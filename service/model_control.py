@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from service.ensembles import called_only_by
 from service.errors import InvalidInput, NotFound, ServiceError
 from service.repository.catalog import Entry
 from service.repository.poller import Look, changes, look
+from service.repository.steps import forget_steps
 from service.repository.storage import MODEL_NAME, FoundModel, RepositoryError, find, members, model_folders
 from service.repository.uploads import is_upload, remove_upload
 from service.settings import Settings
@@ -105,7 +107,9 @@ class ModelControl:
 
         async def retire() -> None:
             await self._everyone_follows()
-            self._deployment.unload(key, keep)
+            await self._deployment.unload(key, keep).wait()
+            folders = self._deployment.step_folders(key)
+            await asyncio.to_thread(forget_steps, self._runtime_directory, key, folders, time.time())
 
         task = asyncio.get_running_loop().create_task(retire())
         self._retiring.add(task)
@@ -133,7 +137,8 @@ class ModelControl:
     def _look(self) -> dict[str, Look]:
         wanted = self._settings.models
         folders = model_folders(self._settings.model_repository)
-        return {name: look(folder) for name, folder in folders.items() if not wanted or name in wanted}
+        known = {*wanted, *(entry.name for entry in self._deployment.catalog.entries())}
+        return {name: look(folder) for name, folder in folders.items() if not wanted or name in known}
 
     async def _follow_change(self, name: str) -> None:
         try:

@@ -209,6 +209,12 @@ class Rollout:
             is_awaited=version.announced.is_awaited,
         )
 
+    def step_folders(self, key: Key) -> frozenset[str]:
+        """Where the Python steps are kept of all that a version serves or shall serve."""
+        version = self._versions.get(key)
+        offers = version.offers if version is not None else []
+        return frozenset(offer.entry.steps.folder for offer in offers if offer.entry.steps is not None)
+
     def wants(self, key: Key, entry: Entry) -> bool:
         """Whether `entry` is another than what the version serves, or shall serve."""
         version = self._versions[key]

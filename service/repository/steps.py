@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from msgspec import structs
@@ -23,6 +23,7 @@ from service.repository.storage import ARTIFACTS_NAME, FoundModel
 
 STEPS = "steps"
 OF_THE_MODEL = {*MAIN_FILES, WEIGHTS_NAME, *BESIDE, *FOREIGN, ARTIFACTS_NAME, "__pycache__"}
+NEW_S = 24 * 3600.0  # longer than any compilation, for which the copy is made before
 MAX_BYTES = 1 << 30  # vocabularies are megabytes; the folder of temporary files may be memory
 
 
@@ -48,6 +49,14 @@ def keep_steps(model: FoundModel, version: str, trust_all: bool, runtime_directo
     return structs.replace(config, steps=structs.replace(config.steps, folder=str(kept)))
 
 
+def forget_steps(runtime_directory: Path, key: tuple[str, str], in_use: Collection[str], now: float) -> None:
+    """Remove the copies of a version that are not in use; those made lately may be about to be."""
+    parent = runtime_directory / STEPS / key[0] / key[1]
+    for copy in parent.iterdir() if parent.is_dir() else ():
+        if str(copy) not in in_use and copy.stat().st_mtime < now - NEW_S:
+            shutil.rmtree(copy, ignore_errors=True)
+
+
 def _keep(source: Path, parent: Path) -> Path:
     """Copy first and look at the copy: files may change meanwhile."""
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -69,6 +78,7 @@ def _keep(source: Path, parent: Path) -> Path:
         place = parent / state.hexdigest()
         if not place.exists():
             copy.rename(place)
+        os.utime(place)
         return place
     finally:
         shutil.rmtree(copy, ignore_errors=True)

@@ -6,7 +6,7 @@ import pytest
 
 from compiler.errors import LoadFailed
 from service.repository.config import ConfigError, read_config
-from service.repository.steps import keep_steps
+from service.repository.steps import NEW_S, forget_steps, keep_steps
 from service.repository.storage import FoundModel
 from tests.fakes import contents
 
@@ -60,6 +60,19 @@ def test_other_files_are_another_folder_and_the_same_are_the_same(bench: Bench) 
     assert first is not None
     assert (first / "vocabulary" / "words.txt").read_text() == "one two", "what serves goes on with its own"
     assert len(list(first.parent.iterdir())) == 2, "no copy is left behind"
+
+
+def test_copies_that_are_not_in_use_are_removed_when_they_are_old(bench: Bench) -> None:
+    first = bench.keep()
+    (bench.version / "preprocess.py").write_text("other")
+    second = bench.keep()
+    assert first is not None
+    now = first.stat().st_mtime + NEW_S / 2
+    forget_steps(bench.runtime, ("m", "1"), [str(second)], now)
+    assert first.exists(), "somebody may be about to load it"
+    forget_steps(bench.runtime, ("m", "1"), [str(second)], now + NEW_S)
+    assert list(first.parent.iterdir()) == [second]
+    forget_steps(bench.runtime, ("other", "1"), [], now)
 
 
 def test_a_model_without_steps_keeps_nothing(bench: Bench) -> None:
