@@ -89,14 +89,20 @@ class Ensembles:
         except Unfit as unfit:
             return Verdict(key, None, State.UNAVAILABLE, str(unfit))
 
-    def _depth(self, config: ModelConfig, above: int = 1) -> int:
-        """How deep ensembles are nested, as far as it matters."""
-        assert config.ensemble is not None, "only ensembles are put here"
-        if above > MAX_DEPTH:
-            return above
-        called = {step.model for step in config.ensemble.steps}
-        inner = [other for other, _ in self._found.values() if other.name in called]
-        return max((self._depth(other, above + 1) for other in inner), default=above)
+    def _depth(self, config: ModelConfig) -> int:
+        """How deep ensembles are nested in this one, itself being 1, as far as it matters."""
+        depth, level = 1, _models_of(config)
+        while depth <= MAX_DEPTH:
+            inner = [other for other, _ in self._found.values() if other.name in level]
+            if not inner:
+                break
+            depth, level = depth + 1, set().union(*map(_models_of, inner))
+        return depth
+
+
+def _models_of(config: ModelConfig) -> set[str]:
+    assert config.ensemble is not None, "asked of ensembles only"
+    return {step.model for step in config.ensemble.steps}
 
 
 def called_only_by(name: str, catalog: Catalog, keep: Collection[str]) -> list[str]:

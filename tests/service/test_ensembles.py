@@ -209,6 +209,14 @@ def test_ensembles_of_ensembles_are_judged_inside_out_and_never_in_circles() -> 
     ] * 2
 
 
+def test_many_ensembles_in_circles_are_soon_known_for_what_they_are() -> None:
+    ensembles = Ensembles()
+    names = [f"m{number}" for number in range(40)]
+    for name in names:
+        ensembles.put(config(*(EnsembleStep(other, {"x": "x"}, {"y": other}) for other in names), name=name), "1")
+    assert {verdict.state for verdict in ensembles.judge_all(Catalog())} == {State.UNAVAILABLE}
+
+
 def test_what_only_an_ensemble_needs_can_go_with_it() -> None:
     def made_of(name: str, *models: str) -> Entry:
         return entry(name=name, ensemble=Ensemble(tuple(EnsembleStep(model, {}, {}) for model in models)))
