@@ -1,4 +1,4 @@
-"""Verbs, paths and bodies thrown together by a seed: every answer is one of ours, and the application goes on serving."""
+"""Verbs, paths and bodies thrown together by a seed: every answer is one of ours, and the application serves on."""
 
 from __future__ import annotations
 
