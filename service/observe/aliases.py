@@ -12,7 +12,7 @@ from typing import Literal
 
 from service.observe import metrics
 from service.observe.buckets import ROWS, SECONDS, Buckets, Counts
-from service.observe.families import Family, Histogram, Sample, histogram
+from service.observe.families import Family, Histogram, Sample, first, histograms
 from service.observe.merge import Labels, Merged
 from service.observe.metrics import MODEL, Kind, Metric
 
@@ -56,11 +56,11 @@ def _summed(
 
 
 def _numbers(sums: dict[Labels, Counts], divisor: float = 1) -> list[Sample]:
-    return [(labels, int(words[0]) / divisor) for labels, words in sorted(sums.items())]
+    return [(labels, int(words[0]) / divisor) for labels, words in sorted(sums.items(), key=first)]
 
 
 def _histograms(sums: dict[Labels, Counts], buckets: Buckets, divisor: float) -> list[Sample]:
-    return [(labels, histogram(buckets, words, divisor)) for labels, words in sorted(sums.items())]
+    return histograms(buckets, sums, divisor)
 
 
 def _family(
@@ -162,7 +162,7 @@ def _first_response(latency: dict[Labels, Counts]) -> Family:
     """The same latencies by Triton's bounds; our fine buckets have each of them."""
     at = [_fine_below(round(bound * NS_PER_MS)) for bound in FIRST_RESPONSE_MS]
     samples: list[Sample] = []
-    for labels, words in sorted(latency.items()):
+    for labels, words in sorted(latency.items(), key=first):
         sums = words[1:].cumsum()
         cumulated = [*(int(sums[index - 1]) for index in at), int(sums[-1])]
         samples.append((labels, Histogram(int(words[0]) / NS_PER_MS, cumulated)))

@@ -50,19 +50,20 @@ class Buckets:
         """The number of the classic bucket that this value is in."""
         return bisect_left(self.classic_at, bisect_left(self.bounds, value) + 1)
 
-    def cumulated(self, fine: Counts) -> list[int]:
-        """Of each classic bound, how many did not exceed it; then how many there are."""
-        sums = fine.cumsum()
-        return [int(sums[at - 1]) for at in self.classic_at] + [int(sums[-1])]
+    def cumulated(self, fine: Counts) -> list[list[int]]:
+        """A row for each row: of each classic bound, how many did not exceed it; then how many there are."""
+        columns = [*(at - 1 for at in self.classic_at), -1]
+        found: list[list[int]] = fine.cumsum(axis=1)[:, columns].tolist()
+        return found
 
-    def native(self, fine: Counts) -> Native | None:
-        """The same as a native histogram; what exceeds its last bound is counted in one bucket more."""
+    def native(self, fine: Counts) -> list[Native] | None:
+        """The same as native histograms; what exceeds the last bound is counted in one bucket more."""
         if not self.native_at:
             return None
-        counts = np.add.reduceat(fine, self.native_at)
-        first = LOWEST_EXPONENT * 2**SCHEMA + 1
-        zero = int(fine[: self.native_at[0]].sum())
-        return Native(SCHEMA, 2.0**LOWEST_EXPONENT, zero, first, counts)
+        first, threshold = LOWEST_EXPONENT * 2**SCHEMA + 1, 2.0**LOWEST_EXPONENT
+        counts = np.add.reduceat(fine, self.native_at, axis=1)
+        zeros = fine[:, : self.native_at[0]].sum(axis=1).tolist()
+        return [Native(SCHEMA, threshold, zero, first, row) for zero, row in zip(zeros, counts, strict=True)]
 
 
 def seconds_buckets() -> Buckets:

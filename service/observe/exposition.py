@@ -14,6 +14,7 @@ from service.observe.protobuf import PROTOBUF_TYPE, to_protobuf
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+CACHED = 65536  # lines of as many series: a thousand models
 ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", '"': '\\"'})
 
 
@@ -68,21 +69,30 @@ def _openmetrics(family: Family) -> Iterator[str]:
 
 
 def _samples(family: Family, name: str, example: Callable[[Exemplar | None], str]) -> Iterator[str]:
-    bounds = (*map(repr, family.bounds), "+Inf")
     for labels, value in family.samples:
-        pairs = _pairs(family.labels, labels)
-        if not isinstance(value, Histogram):
-            yield f"{name}{{{pairs}}} {value!r}\n" if pairs else f"{name} {value!r}\n"
-            continue
-        head = f'{name}_bucket{{{pairs}{"," if pairs else ""}le="'
-        found = value.exemplars
-        if found:
-            for number, (bound, count) in enumerate(zip(bounds, value.cumulated, strict=True)):
-                yield f'{head}{bound}"}} {count}{example(found.get(number))}\n'
+        if isinstance(value, Histogram):
+            counts: list[int | str] = list(value.cumulated)
+            if value.exemplars:
+                counts = [
+                    word
+                    for number, count in enumerate(value.cumulated)
+                    for word in (count, example(value.exemplars.get(number)))
+                ]
+            lines = _lines(name, family.labels, labels, family.bounds, bool(value.exemplars))
+            yield lines % (*counts, value.cumulated[-1], value.sum)
         else:
-            yield "".join([f'{head}{bound}"}} {count}\n' for bound, count in zip(bounds, value.cumulated, strict=True)])
-        braces = f"{{{pairs}}}" if pairs else ""
-        yield f"{name}_count{braces} {value.cumulated[-1]}\n{name}_sum{braces} {value.sum!r}\n"
+            pairs = _pairs(family.labels, labels)
+            yield f"{name}{{{pairs}}} {value!r}\n" if pairs else f"{name} {value!r}\n"
+
+
+@functools.lru_cache(maxsize=CACHED)
+def _lines(name: str, names: Labels, values: Labels, bounds: tuple[float, ...], has_examples: bool) -> str:
+    """A histogram's lines with the numbers left open: most scrapes differ in them alone."""
+    pairs = _pairs(names, values).replace("%", "%%")
+    end = "%d%s\n" if has_examples else "%d\n"
+    comma, braces = "," if pairs else "", f"{{{pairs}}}" if pairs else ""
+    buckets = [f'{name}_bucket{{{pairs}{comma}le="{bound}"}} {end}' for bound in (*map(repr, bounds), "+Inf")]
+    return "".join([*buckets, f"{name}_count{braces} %d\n{name}_sum{braces} %r\n"])
 
 
 def _example(found: Exemplar | None) -> str:
@@ -91,7 +101,7 @@ def _example(found: Exemplar | None) -> str:
     return f' # {{trace_id="{found.trace_id}"}} {found.value!r} {found.seconds!r}'
 
 
-@functools.lru_cache(maxsize=65536)
+@functools.lru_cache(maxsize=CACHED)
 def _pairs(names: Labels, values: Labels) -> str:
     return ",".join([f'{name}="{value.translate(ESCAPES)}"' for name, value in zip(names, values, strict=True)])
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from service.observe.buckets import Buckets, Counts, Native
 from service.observe.merge import Exemplar, Labels, Merged, exemplars
 from service.observe.metrics import METRICS, Kind, Metric
@@ -52,24 +54,35 @@ def families(merged: Merged, has_native: bool = False) -> list[Family]:
 
 
 def _samples(metric: Metric, series: dict[Labels, Counts], has_native: bool) -> list[Sample]:
-    divisor, buckets = round(1 / metric.scale), metric.buckets
-    if buckets is not None:
-        return [
-            (labels, histogram(buckets, words, divisor, exemplars(metric, words), has_native))
-            for labels, words in sorted(series.items())
-        ]
-    numbers = ((labels, int(words[0])) for labels, words in sorted(series.items()))
-    return [(labels, value / divisor) for labels, value in numbers if value or not metric.hides_zero]
+    divisor = round(1 / metric.scale)
+    if metric.buckets is None:
+        numbers = ((labels, int(words[0])) for labels, words in sorted(series.items(), key=first))
+        return [(labels, value / divisor) for labels, value in numbers if value or not metric.hides_zero]
+    examples = {labels: found for labels, words in series.items() if (found := exemplars(metric, words))}
+    return histograms(metric.buckets, series, divisor, examples, has_native)
 
 
-def histogram(
+def first(pair: tuple[Labels, Counts]) -> Labels:
+    """By its labels, for arrays have no order."""
+    return pair[0]
+
+
+def histograms(
     buckets: Buckets,
-    words: Counts,
+    series: dict[Labels, Counts],
     divisor: float,
-    examples: Mapping[int, Exemplar] | None = None,
+    examples: Mapping[Labels, Mapping[int, Exemplar]] | None = None,
     has_native: bool = False,
-) -> Histogram:
-    """The sample of one histogram's words, its sum divided."""
-    fine = words[1 : 1 + buckets.count]
-    native = buckets.native(fine) if has_native else None
-    return Histogram(int(words[0]) / divisor, buckets.cumulated(fine), examples or {}, native)
+) -> list[Sample]:
+    """The samples of histograms' words, their sums divided; all at once, for there may be thousands."""
+    if not series:
+        return []
+    ordered = sorted(series)
+    words = np.stack([series[labels][: 1 + buckets.count] for labels in ordered])
+    fine, sums = words[:, 1:], words[:, 0].tolist()
+    native: Sequence[Native | None] = (buckets.native(fine) if has_native else None) or [None] * len(ordered)
+    examples = examples or {}
+    return [
+        (labels, Histogram(total / divisor, cumulated, examples.get(labels, {}), each))
+        for labels, total, cumulated, each in zip(ordered, sums, buckets.cumulated(fine), native, strict=True)
+    ]

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from service.observe.buckets import Counts
 from service.observe.metrics import BY_NAME, EXEMPLAR_WORDS, Metric
-from service.observe.store import FILE_PREFIX, Place, is_alive, locked, places
+from service.observe.store import FILE_PREFIX, is_alive, locked, places
 
 Labels = tuple[str, ...]
 Merged = dict[str, dict[Labels, Counts]]  # by metric: by labels: words
@@ -35,12 +35,20 @@ def words_of(values: Mapping[Labels, int]) -> dict[Labels, Counts]:
     return {labels: np.array([value], dtype=np.uint64) for labels, value in values.items()}
 
 
-@dataclass
+class _Rows:
+    """Of one metric in one file: which rows of the sums its series are, and where their words begin."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.starts: list[int] = []
+
+
 class _File:
     """Where the series of one file lie, as far as they were read."""
 
-    read: int = 1
-    found: list[Place] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.read = 1
+        self.metrics: dict[str, _Rows] = {}
 
 
 class Reader:
@@ -49,48 +57,59 @@ class Reader:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._files: dict[tuple[str, int], _File] = {}
+        self._rows: dict[str, dict[Labels, int]] = {name: {} for name in BY_NAME}
 
     def read(self, names: Iterable[str] | None = None) -> Merged:
         """The words of these metrics, or of all. Raises OSError where the directory is gone."""
-        wanted = {name: BY_NAME[name] for name in names} if names is not None else BY_NAME
-        merged: Merged = {name: {} for name in wanted}
+        found: list[tuple[Counts, _File, bool]] = []
         seen = set()
         with locked(self.directory, fcntl.LOCK_SH):
             for path in self.directory.glob(f"{FILE_PREFIX}*"):
-                raw = path.read_bytes()
                 identity = (path.name, path.stat().st_ino)
                 seen.add(identity)
                 file = self._files.setdefault(identity, _File())
-                file.found += places(memoryview(raw).cast("Q"), file.read)
-                if file.found:
-                    file.read = file.found[-1][2]
-                _merge(np.frombuffer(raw, dtype=np.uint64), file.found, wanted, merged, is_alive(path))
+                words = np.frombuffer(path.read_bytes(), dtype=np.uint64)
+                self._index(file, memoryview(words))  # type: ignore[arg-type]
+                found.append((words, file, is_alive(path)))
         for identity in set(self._files) - seen:
             del self._files[identity]
-        return merged
+        return {name: self._sum(BY_NAME[name], found) for name in (names if names is not None else BY_NAME)}
+
+    def _index(self, file: _File, words: memoryview) -> None:
+        for (name, *labels), start, end in places(words, file.read):
+            file.read = end
+            metric = BY_NAME.get(name)
+            if metric is None or len(labels) != len(metric.labels) or end - start != metric.size:
+                continue  # counted by another version
+            rows, mine = self._rows[name], file.metrics.setdefault(name, _Rows())
+            mine.rows.append(rows.setdefault(tuple(labels), len(rows)))
+            mine.starts.append(start)
+
+    def _sum(self, metric: Metric, found: list[tuple[Counts, _File, bool]]) -> dict[Labels, Counts]:
+        known = self._rows[metric.name]
+        sums, is_there = np.zeros((len(known), metric.size), dtype=np.uint64), np.zeros(len(known), dtype=bool)
+        columns = np.arange(metric.size)
+        for words, file, lives in found:
+            mine = file.metrics.get(metric.name)
+            if mine is None or not (lives or metric.outlives):
+                continue
+            rows, added = np.array(mine.rows), words[np.array(mine.starts)[:, None] + columns]
+            sums[rows] = _together(metric, sums[rows], added)
+            is_there[rows] = True
+        return {labels: words for (labels, row), words in zip(known.items(), sums, strict=True) if is_there[row]}
 
 
-def _merge(words: Counts, found: list[Place], wanted: dict[str, Metric], merged: Merged, lives: bool) -> None:
-    for (name, *labels), start, end in found:
-        metric = wanted.get(name)
-        if metric is None or not (lives or metric.outlives) or len(labels) != len(metric.labels):
-            continue
-        sums, key, mine = merged[name], tuple(labels), words[start:end]
-        before = sums.get(key)
-        if before is None:
-            sums[key] = mine.copy()
-        elif metric.merge == "max":
-            np.maximum(before, mine, out=before)
-        else:
-            plain = 1 + metric.buckets.count if metric.buckets is not None else metric.size
-            before[:plain] += mine[:plain]
-            _keep_newer(before, mine, plain)
-
-
-def _keep_newer(before: Counts, mine: Counts, plain: int) -> None:
-    for at in range(plain, len(before), EXEMPLAR_WORDS):
-        if mine[at + 3] > before[at + 3]:
-            before[at : at + EXEMPLAR_WORDS] = mine[at : at + EXEMPLAR_WORDS]
+def _together(metric: Metric, before: Counts, added: Counts) -> Counts:
+    """The words of two processes, a row for each series: sums or the larger ones, and of examples the newer ones."""
+    if metric.merge == "max":
+        return np.maximum(before, added)
+    if metric.has_exemplars and metric.buckets is not None:
+        plain = 1 + metric.buckets.count
+        shape = (len(added), -1, EXEMPLAR_WORDS)
+        mine, other = before[:, plain:].reshape(shape), added[:, plain:].reshape(shape)
+        newer = np.where(other[:, :, 3:4] > mine[:, :, 3:4], other, mine).reshape(len(added), -1)
+        return np.concatenate([before[:, :plain] + added[:, :plain], newer], axis=1)
+    return before + added
 
 
 def exemplars(metric: Metric, words: Counts) -> dict[int, Exemplar]:

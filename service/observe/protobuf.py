@@ -6,8 +6,11 @@ would be read by every process that imports another version of it.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterable, Iterator
+
+import numpy as np
 
 from service.observe.buckets import Native
 from service.observe.families import Family, Histogram
@@ -15,6 +18,7 @@ from service.observe.merge import Exemplar, Labels
 
 PROTOBUF_TYPE = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
 TYPES = {"counter": 0, "gauge": 1, "histogram": 4}
+CACHED = 65536  # of what is alike from series to series and from scrape to scrape
 VARINT, DOUBLE, BYTES = 0, 1, 2  # wire types
 
 
@@ -37,21 +41,30 @@ def _family(family: Family) -> bytes:
 
 
 def _metric(family: Family, labels: Labels, value: float | Histogram) -> bytes:
-    pairs = b"".join(_pair(name, text) for name, text in zip(family.labels, labels, strict=True))
+    pairs = _pairs(family.labels, labels)
     if isinstance(value, Histogram):
         return pairs + _message(7, _histogram(family.bounds, value))
     return pairs + _message(3 if family.kind == "counter" else 2, _double(1, value))
 
 
+@functools.lru_cache(maxsize=CACHED)
+def _pairs(names: Labels, values: Labels) -> bytes:
+    return b"".join(_pair(name, text) for name, text in zip(names, values, strict=True))
+
+
 def _histogram(bounds: tuple[float, ...], found: Histogram) -> bytes:
     parts = [_number(1, found.cumulated[-1]), _double(2, found.sum)]
     for number, (bound, count) in enumerate(zip((*bounds, float("inf")), found.cumulated, strict=True)):
-        bucket = _number(1, count) + _double(2, bound)
         example = found.exemplars.get(number)
-        parts.append(_message(3, bucket + (_message(3, _exemplar(example)) if example is not None else b"")))
+        parts.append(_bucket(bound, count, b"" if example is None else _message(3, _exemplar(example))))
     if found.native is not None:
         parts.extend(_native(found.native))
     return b"".join(parts)
+
+
+@functools.lru_cache(maxsize=CACHED)
+def _bucket(bound: float, count: int, example: bytes) -> bytes:
+    return _message(3, _number(1, count) + _double(2, bound) + example)
 
 
 def _native(native: Native) -> Iterator[bytes]:
@@ -70,15 +83,9 @@ def _native(native: Native) -> Iterator[bytes]:
 
 def _runs(native: Native) -> Iterator[tuple[int, list[int]]]:
     """Each run of indexes that occurred: its first index, its counts."""
-    start, counts = 0, list[int]()
-    for offset, count in enumerate([*native.counts.tolist(), 0]):
-        if count and not counts:
-            start = native.first + offset
-        if count:
-            counts.append(count)
-        elif counts:
-            yield start, counts
-            counts = []
+    occurred = np.flatnonzero(native.counts)
+    for run in np.split(occurred, np.flatnonzero(np.diff(occurred) > 1) + 1) if len(occurred) else ():
+        yield native.first + int(run[0]), native.counts[run].tolist()
 
 
 def _exemplar(found: Exemplar) -> bytes:

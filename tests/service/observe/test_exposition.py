@@ -153,10 +153,9 @@ def test_every_observation_is_in_a_native_bucket_and_the_classic_one_that_holds_
     import numpy as np
 
     for nanoseconds in (0, 1, 953, 954, 99_999, 100_000, 100_001, 10**9, 60 * 10**9, 513 * 10**9, 10**13):
-        fine = np.zeros(SECONDS.count, dtype=np.uint64)
-        fine[next((i for i, bound in enumerate(SECONDS.bounds) if nanoseconds <= bound), len(SECONDS.bounds))] = 1
-        native = SECONDS.native(fine)
-        assert native is not None
+        fine = np.zeros((1, SECONDS.count), dtype=np.uint64)
+        fine[0, next((i for i, bound in enumerate(SECONDS.bounds) if nanoseconds <= bound), len(SECONDS.bounds))] = 1
+        (native,) = SECONDS.native(fine) or ()
         assert native.zero_count + native.counts.sum() == 1
         seconds = nanoseconds / 1e9
         if native.zero_count:
@@ -164,7 +163,7 @@ def test_every_observation_is_in_a_native_bucket_and_the_classic_one_that_holds_
         elif seconds <= 512:
             index = native.first + int(native.counts.argmax())
             assert 2 ** ((index - 1) / 8) - 1e-9 < seconds <= 2 ** (index / 8)
-        cumulated = SECONDS.cumulated(fine)
+        (cumulated,) = SECONDS.cumulated(fine)
         assert cumulated == [int(seconds <= bound) for bound in SECONDS.classic] + [1]
         assert SECONDS.classic_of(nanoseconds) == cumulated.index(1)
 
