@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from service.control import Control
 from service.deployment import Deployment
 from service.describe import entry_of, not_loaded
 from service.engine.messages import EngineAddress, Load, Loaded, LoadFailed, LoadModel, Unload, Unloaded, UnloadModel
 from service.errors import InvalidInput, NotFound
 from service.model_control import ModelControl
+from service.plane import Plane
 from service.repository.catalog import State
+from service.repository.overrides import read_override
 from service.repository.storage import FoundModel
 from service.repository.uploads import write_upload
 from service.settings import Settings
-from tests.fakes import entry
+from tests.fakes import FakeCounter, FakeEngines, entry
 
 CONFIG = """
 trust: true
@@ -412,5 +416,28 @@ def test_an_engine_that_starts_again_is_told_of_ensembles_too(tmp_path: Path) ->
         for _ in range(5):
             await asyncio.sleep(0)
         assert set(bench.states().values()) == {"READY"}
+
+    run(tmp_path, scenario)
+
+
+def test_an_ensemble_may_come_with_the_call_and_in_the_words_of_its_configuration(tmp_path: Path) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.add("one", "1")
+        bench.add("two", "1")
+        bench.add("both", config=BOTH)
+        await bench.control.load(LoadModel("both", "{}"))
+        plane = Plane(FakeEngines(), FakeCounter())
+        plane.catalog = bench.deployment.catalog
+        told = Control(plane).model_config("both")
+        before = bench.deployment.catalog.entry("both")
+        await bench.control.load(LoadModel("both", json.dumps(read_override("both", json.dumps(told)))))
+        assert bench.deployment.catalog.entry("both") == before, "what clients were told is no change"
+        told["ensemble_scheduling"]["step"].pop()
+        told["output"] = []
+        await bench.control.load(LoadModel("both", json.dumps(read_override("both", json.dumps(told)))))
+        assert [spec.name for spec in bench.deployment.catalog.entry("both").outputs] == ["middle"]
+        upload = write_upload(bench.runtime, "both", {"model.yaml": BOTH.replace("out}", "other}").encode()})
+        await bench.control.load(LoadModel("both", "{}", str(upload)))
+        assert [spec.name for spec in bench.deployment.catalog.entry("both").outputs] == ["other"]
 
     run(tmp_path, scenario)
