@@ -13,7 +13,7 @@ from compiler.errors import BuilderDied, LoadFailed, NoCandidate
 from compiler.manifest import Candidate, Manifest
 from service.loading import BESIDE_SERVING, Loader
 from service.repository.catalog import Entry
-from service.repository.storage import RepositoryError, find
+from service.repository.storage import RepositoryError, find, source_of
 from service.settings import Settings
 
 TARGET = Target("cpu", "test", (), "0", None, "Linux", "3")
@@ -325,3 +325,40 @@ def test_nothing_is_told_of_a_model_that_was_given_up(bench: Bench) -> None:
 
     asyncio.run(run())
     assert bench.audience.of("m") == ["loading", "starting"]
+
+
+STEPS = "preprocess: {inputs: [{name: text, datatype: BYTES, shape: [-1, 1]}]}\n"
+
+
+def test_python_steps_are_offered_with_the_copy_that_is_kept_of_them(bench: Bench) -> None:
+    bench.add("m", STEPS)
+    (bench.folder / "models/m/1/preprocess.py").write_text("def preprocess(inputs): ...")
+    bench.run(startup="wait")
+    entry = bench.audience.entries["m"]
+    assert [spec.name for spec in entry.inputs] == ["text"], "clients see what the step takes"
+    assert entry.steps is not None
+    assert (Path(entry.steps.folder) / "preprocess.py").read_text() == "def preprocess(inputs): ..."
+
+
+def test_steps_are_no_part_of_what_is_compiled(bench: Bench) -> None:
+    bench.add("m", STEPS)
+    (bench.folder / "models/m/1/preprocess.py").write_text("one")
+    model = find(bench.folder / "models", "m", {})
+    assert model is not None
+    before = source_of(model, "1", trust_all=False)
+    (bench.folder / "models/m/1/preprocess.py").write_text("two")
+    assert source_of(model, "1", trust_all=False) == before
+    assert "preprocess.py" not in before.files
+
+
+def test_steps_that_nobody_trusts_stop_the_model_before_it_is_compiled(bench: Bench) -> None:
+    weights = "factory: {name: mlp, arguments: {sizes: [3, 2]}}\n"
+    bench.add("m", STEPS + weights)
+    folder = bench.folder / "models/m"
+    (folder / "1/model.py").unlink()
+    (folder / "1/model.safetensors").write_bytes(b"")
+    (folder / "1/preprocess.py").write_text("")
+    (folder / "model.yaml").write_text((CONFIG + STEPS + weights).replace("trust: true", ""))
+    bench.run()
+    assert "preprocess.py can run code: it is Python code" in bench.audience.of("m")[-1]
+    assert bench.compiler.calls == []
