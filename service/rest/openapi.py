@@ -47,11 +47,17 @@ def _paths(entry: Entry) -> dict[str, Any]:
     }
     if entry.is_decoupled:
         return generated
-    return generated | {
-        f"{version}/infer": _operation(entry, "infer", _v1_content(entry, by_name), _v1_answer(entry)),
+    infer_v2 = {
         f"/v2/models/{quote(entry.name)}/versions/{entry.version}/infer": _operation(
             entry, "infer_v2", _json(_v2_schema(entry), example_v2(entry)), _json(_v2_answer(entry), None)
-        ),
+        )
+    }
+    if entry.sequencing is not None:
+        return infer_v2  # the other ways cannot say to which sequence a request belongs
+    return {
+        **generated,
+        **infer_v2,
+        f"{version}/infer": _operation(entry, "infer", _v1_content(entry, by_name), _v1_answer(entry)),
         f"{version}:predict": _operation(
             entry, "predict", _json(_object({"inputs": _inputs(entry)}), by_name), _json(_predict_answer(entry), None)
         ),
@@ -145,6 +151,7 @@ def example_v2(entry: Entry) -> dict[str, Any] | None:
     if shapes is None:
         return None
     return {
+        **({} if entry.sequencing is None else {"parameters": {"sequence_id": 1, "sequence_start": True}}),
         "inputs": [
             {
                 "name": spec.name,
@@ -153,7 +160,7 @@ def example_v2(entry: Entry) -> dict[str, Any] | None:
                 "data": [ZEROS.get(spec.datatype, 0)] * elements(shape),
             }
             for spec, shape in zip(entry.inputs, shapes, strict=True)
-        ]
+        ],
     }
 
 
@@ -186,7 +193,21 @@ def _v2_schema(entry: Entry) -> dict[str, Any]:
         "datatype": {"type": "string", "enum": sorted({spec.datatype for spec in entry.inputs})},
         "data": {"type": "array", "items": {}},
     }
-    return _object({"inputs": {"type": "array", "items": _object(tensor)}})
+    schema = _object({"inputs": {"type": "array", "items": _object(tensor)}})
+    if entry.sequencing is None:
+        return schema
+    return {**schema, "properties": {"parameters": SEQUENCE, **schema["properties"]}}
+
+
+SEQUENCE = {
+    "type": "object",
+    "properties": {
+        "sequence_id": {"oneOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]},
+        "sequence_start": {"type": "boolean"},
+        "sequence_end": {"type": "boolean"},
+    },
+    "required": ["sequence_id"],
+}
 
 
 def _v2_answer(entry: Entry) -> dict[str, Any]:
