@@ -69,6 +69,15 @@ def test_says_what_was_expected_what_came_and_what_to_do(inputs: list[Tensor], s
     assert counter.ended == [("double", "2", "http", "invalid", 0)]
 
 
+def test_a_request_of_a_trace_is_told_of_when_it_was_answered() -> None:
+    counter = FakeCounter()
+    door = plane(counter=counter)
+    asyncio.run(door.infer(InferRequest("double", "", (x(1, 3),), trace="00-1-2-01")))
+    with pytest.raises(InvalidInput):
+        asyncio.run(door.infer(InferRequest("double", "", (x(1, 4),), trace="00-3-4-01")))
+    assert counter.traces == ["00-1-2-01"]
+
+
 def test_all_inputs_share_the_batch() -> None:
     pair = entry(name="pair", inputs=(entry().inputs[0], entry().inputs[0].__class__("z", "FP32", (-1, 3))))
     with pytest.raises(InvalidInput, match="'z' has 2 rows, another input has 1"):

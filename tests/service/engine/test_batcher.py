@@ -53,6 +53,15 @@ def test_a_delay_waits_for_more_until_it_is_over() -> None:
     assert patient.poll(1.005) == Run((first, second), bucket=2)
 
 
+def test_it_says_why_a_batch_runs_just_now() -> None:
+    idle, patient, alone = batcher(), batcher(max_queue_delay_s=1.0), Batcher(Policy(max_batch_size=0))
+    for rows, target in ((1, idle), (8, idle), (1, patient), (1, alone)):
+        put(target, rows)
+    reasons = [target.poll(2.0).reason for target in (idle, patient, alone)]  # type: ignore[union-attr]
+    assert reasons == ["idle", "delay", "idle"]
+    assert idle.poll(2.0).reason == "full"  # type: ignore[union-attr]
+
+
 def test_a_delay_ends_when_the_batch_is_full() -> None:
     patient = batcher(max_queue_delay_s=1.0)
     requests = tuple(put(patient, 2) for _ in range(4))

@@ -104,6 +104,15 @@ def test_only_the_request_at_fault_fails() -> None:
     assert failure.message == "model 'double' failed on this input: ValueError: a value is negative"
 
 
+def test_each_batch_is_told_why_it_runs_and_what_runs_is_settled_even_where_it_fails() -> None:
+    bench = held()
+    assert (bench.counter.reasons, bench.counter.running) == (["idle"], 1)
+    bench.submit(1, [[1, 1, 1]])
+    bench.submit(2, [[-1, -1, -1]])
+    bench.run(batches=4)
+    assert (bench.counter.reasons, bench.counter.running) == (["idle", "idle"], 0)
+
+
 def test_a_request_whose_time_ran_out_is_told_and_not_run() -> None:
     bench = held()
     bench.submit(1, [[1, 1, 1]], deadline=0.0)
