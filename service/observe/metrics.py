@@ -205,7 +205,7 @@ BUILD = _gauge("torchere_build_info", "1: the version of the service.", ("versio
 # The machine: asked by the sidecar when it is asked (`gpu.py`, `machine.py`).
 GPU = ("gpu", "gpu_uuid", "name")
 GPU_UTILISATION = _gauge(
-    "torchere_gpu_utilisation_ratio", "Share of the last sample in which the GPU ran.", GPU, "ratio", 1e-2
+    "torchere_gpu_utilization_ratio", "Share of the last sample in which the GPU ran.", GPU, "ratio", 1e-2
 )
 GPU_USED = _gauge("torchere_gpu_memory_used_bytes", "Memory of the GPU in use, whoever uses it.", GPU, "bytes")
 GPU_TOTAL = _gauge("torchere_gpu_memory_total_bytes", "Memory of the GPU.", GPU, "bytes")
@@ -214,7 +214,7 @@ GPU_LIMIT = _gauge("torchere_gpu_power_limit_watts", "Power that the GPU may dra
 GPU_ENERGY = _counter("torchere_gpu_energy_joules", "Energy since the driver was loaded.", GPU, "joules", 1e-3)
 GPU_TEMPERATURE = _gauge("torchere_gpu_temperature_celsius", "Temperature of the GPU.", GPU, "celsius")
 HOST_CPU = _gauge(
-    "torchere_host_cpu_utilisation_ratio",
+    "torchere_host_cpu_utilization_ratio",
     "Share of the machine's CPU used since the last scrape.",
     (),
     "ratio",
