@@ -86,3 +86,15 @@ def test_bodies_packed_and_tensors_as_files(url: str) -> None:
         assert np.array_equal(np.load(io.BytesIO(answer.content)), np.load(io.BytesIO(plain.content)))
     refused = requests.post(model, data=b"x", headers={"Content-Encoding": "br"}, timeout=30)
     assert (refused.status_code, refused.headers["Accept-Encoding"]) == (400, "gzip, deflate")
+
+
+def test_texts_in_parts_as_server_sent_events(url: str) -> None:
+    story, asked = f"{url}/v2/models/story", {"text_input": "the", "max_tokens": 5}
+    with requests.post(f"{story}/generate_stream", json=asked, stream=True, timeout=30) as answer:
+        assert answer.headers["Content-Type"].startswith("text/event-stream")
+        events = [line.removeprefix("data: ") for line in answer.iter_lines(decode_unicode=True) if line]
+    assert [json.loads(event)["text_output"] for event in events] == list(" quic")
+    one = requests.post(f"{story}/generate", json={**asked, "max_tokens": 1}, timeout=30).json()
+    assert (one["model_name"], one["text_output"]) == ("story", " ")
+    several = requests.post(f"{story}/generate", json=asked, timeout=30)
+    assert (several.status_code, list(several.json())) == (400, ["error"])
