@@ -59,10 +59,11 @@ def _seconds(name: str, text: str, labels: tuple[str, ...], has_exemplars: bool 
     return Metric(name, "histogram", text, labels, "seconds", NANO, SECONDS, has_exemplars=has_exemplars)
 
 
-# Requests: counted by each frontend.
+# Requests: counted by each frontend; by an engine, those of ensembles to their models.
 REQUESTS = _counter(
     "torchere_requests",
-    "Inference requests answered, by how they ended: success, invalid, rejected, timeout, cancelled or failed.",
+    "Inference requests answered, by how they ended: success, invalid, rejected, timeout, cancelled or failed. "
+    "What an ensemble asks of its models has the protocol 'ensemble'.",
     (*MODEL, "protocol", "outcome"),
 )
 ROWS_ANSWERED = _counter("torchere_rows", "Rows of requests answered with success.", (*MODEL, "protocol"))
