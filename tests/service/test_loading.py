@@ -245,6 +245,38 @@ def test_a_race_without_a_winner_says_why(bench: Bench) -> None:
     assert bench.audience.of("m")[-1] == "winner eager, no candidate passed: tensorrt fp16 failed: it crashed"
 
 
+STATEFUL = """
+trust: true
+max_batch_size: 8
+inputs:
+  - {name: x, datatype: FP32, shape: [-1, 3]}
+  - {name: h, datatype: FP32, shape: [-1, 4]}
+sequence:
+  state:
+    - {input: h, output: g}
+"""
+TENSORS = (TensorSpec("x", "FP32", (-1, 3)), TensorSpec("h", "FP32", (-1, 4)))
+
+
+def test_clients_do_not_see_the_state_of_an_artifact(bench: Bench) -> None:
+    bench.add("m", STATEFUL)
+    outputs = (TensorSpec("y", "FP32", (-1, 2)), TensorSpec("g", "FP32", (-1, 4)))
+    bench.compiler.winners["m"] = manifest("inductor", inputs=TENSORS, outputs=outputs)
+    bench.run(startup="wait")
+    entry = bench.audience.entries["m"]
+    assert (entry.inputs, entry.outputs, entry.hidden) == (TENSORS[:1], outputs[:1], TENSORS[1:])
+
+
+def test_an_artifact_whose_state_does_not_fit_is_not_offered(bench: Bench) -> None:
+    bench.add("m", STATEFUL)
+    outputs = (TensorSpec("y", "FP32", (-1, 2)), TensorSpec("g", "FP16", (-1, 4)))
+    bench.compiler.winners["m"] = manifest("inductor", inputs=TENSORS, outputs=outputs)
+    bench.run(startup="wait")
+    assert bench.audience.of("m")[-1] == (
+        "failed: its model.yaml: the state goes out of 'g' as FP16, but 'h' takes FP32"
+    )
+
+
 def test_stopping_ends_the_builder_and_begins_nothing_more(bench: Bench) -> None:
     bench.add("a")
     bench.add("b")
