@@ -11,6 +11,7 @@ import pytest
 from compiler import Artifact, Cache, Options, Progress, Source, Target
 from compiler.errors import BuilderDied, LoadFailed, NoCandidate
 from compiler.manifest import Candidate, Manifest
+from compiler.spec import TensorSpec
 from service.loading import BESIDE_SERVING, Loader
 from service.repository.catalog import Entry
 from service.repository.storage import RepositoryError, find, source_of
@@ -188,7 +189,7 @@ def test_a_model_that_waits(bench: Bench, config: str) -> None:
 def test_a_model_may_differ_from_the_service(bench: Bench) -> None:
     bench.add("m", "startup: fallback\n")
     bench.add("n")
-    bench.run(startup="wait")
+    bench.run()
     assert bench.compiler.calls == ["fallback m", "compile n", f"compile at {BESIDE_SERVING} m"]
 
 
@@ -245,12 +246,8 @@ def test_a_race_without_a_winner_says_why(bench: Bench) -> None:
     assert bench.audience.of("m")[-1] == "winner eager, no candidate passed: tensorrt fp16 failed: it crashed"
 
 
-STATEFUL = """
-trust: true
-max_batch_size: 8
-inputs:
-  - {name: x, datatype: FP32, shape: [-1, 3]}
-  - {name: h, datatype: FP32, shape: [-1, 4]}
+STATEFUL = """  - {name: h, datatype: FP32, shape: [-1, 4]}
+startup: wait
 sequence:
   state:
     - {input: h, output: g}
@@ -262,7 +259,7 @@ def test_clients_do_not_see_the_state_of_an_artifact(bench: Bench) -> None:
     bench.add("m", STATEFUL)
     outputs = (TensorSpec("y", "FP32", (-1, 2)), TensorSpec("g", "FP32", (-1, 4)))
     bench.compiler.winners["m"] = manifest("inductor", inputs=TENSORS, outputs=outputs)
-    bench.run(startup="wait")
+    bench.run()
     entry = bench.audience.entries["m"]
     assert (entry.inputs, entry.outputs, entry.hidden) == (TENSORS[:1], outputs[:1], TENSORS[1:])
 
@@ -271,7 +268,7 @@ def test_an_artifact_whose_state_does_not_fit_is_not_offered(bench: Bench) -> No
     bench.add("m", STATEFUL)
     outputs = (TensorSpec("y", "FP32", (-1, 2)), TensorSpec("g", "FP16", (-1, 4)))
     bench.compiler.winners["m"] = manifest("inductor", inputs=TENSORS, outputs=outputs)
-    bench.run(startup="wait")
+    bench.run()
     assert bench.audience.of("m")[-1] == (
         "failed: its model.yaml: the state goes out of 'g' as FP16, but 'h' takes FP32"
     )
@@ -365,7 +362,7 @@ STEPS = "preprocess: {inputs: [{name: text, datatype: BYTES, shape: [-1, 1]}]}\n
 def test_python_steps_are_offered_with_the_copy_that_is_kept_of_them(bench: Bench) -> None:
     bench.add("m", STEPS)
     (bench.folder / "models/m/1/preprocess.py").write_text("def preprocess(inputs): ...")
-    bench.run(startup="wait")
+    bench.run()
     entry = bench.audience.entries["m"]
     assert [spec.name for spec in entry.inputs] == ["text"], "clients see what the step takes"
     assert entry.steps is not None
