@@ -16,7 +16,7 @@ from operator import add
 from service.engine.messages import Failure, Infer, Result
 from service.engine.queues import Waiting
 from service.engine.served import Connection, Pending, Served
-from service.engine.steps.checking import check_outputs, count_rows, cut, describe_inputs, describe_outputs
+from service.engine.steps.checking import check_outputs, count_rows, cut, describe_inputs, describe_outputs, no_places
 from service.engine.steps.messages import (
     GENERATE,
     WINDOW,
@@ -249,6 +249,9 @@ class GeneratingModel:
 
     def submit(self, pending: Pending, now: float) -> None:
         """Let it wait for a process."""
+        if pending.message.places is not None:
+            pending.connection.send([(no_places(self.entry, pending.message), ())])
+            return
         key = id(pending.connection), pending.message.id
         generation = Generation(self.entry, self.inside, pending, next(self._numbers), lambda: self._end(key))
         with self._changed:

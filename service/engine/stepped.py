@@ -175,7 +175,7 @@ class SteppedModel:
             self._ask_model(job)
             return
         with self._in_order:
-            for each in self._order.ready(sequence.id, job):
+            for each in () if job.is_gone else self._order.ready(sequence.id, job):
                 self._ask_model(each)
 
     def _ask_model(self, job: Job) -> None:

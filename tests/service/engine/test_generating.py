@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from compiler.spec import TensorSpec
+from service.engine import generating
 from service.engine.generating import GeneratingModel
-from service.engine.messages import Failure, Infer, Result
+from service.engine.messages import Failure, Infer, Place, Places, Result
 from service.engine.served import Pending
 from service.engine.steps.messages import WINDOW
 from service.engine.surround import surround
@@ -233,6 +234,22 @@ def test_time_that_runs_out_ends_it(make: Make) -> None:
     _, last = bench.ask(1, "count 1000", deadline=time.monotonic() + 0.3)
     assert isinstance(last, Failure)
     assert last.code == Code.DEADLINE
+    assert bench.ask(2, "words a")[0] == ["a"]
+
+
+def test_tensors_in_the_memory_of_a_gpu_are_refused(make: Make) -> None:
+    bench = make()
+    _, last = bench.ask(1, "words a", places=Places("cuda:0", (Place(0, 1, 0, 4),)))
+    assert isinstance(last, Failure)
+    assert (last.code, "cannot use CUDA shared memory" in last.message) == (Code.UNSUPPORTED, True)
+
+
+def test_a_client_that_takes_nothing_is_let_go(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generating, "CLIENT_TIMEOUT_S", 0.2)
+    bench = make()
+    words, last = bench.ask(1, "count 1000")
+    assert isinstance(last, Failure)
+    assert (len(words), last.code, last.message) == (WINDOW, Code.CANCELLED, "the client took no response for 0.2 s")
     assert bench.ask(2, "words a")[0] == ["a"]
 
 

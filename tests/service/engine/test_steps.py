@@ -296,6 +296,17 @@ def test_requests_of_one_sequence_reach_the_model_in_their_order(make: Make) -> 
     assert bench.inside.seen == [9.0, 0.0, 5.0, 0.0]
 
 
+def test_one_of_a_sequence_that_goes_no_further_holds_up_nobody(make: Make) -> None:
+    bench = make({"preprocess.py": SLOW}, python={"processes": 2})
+    for number, text in enumerate(("9", "wrong", "0", "20", "1"), 1):
+        bench.submit(number, text, sequence=SequencePoint("a", number == 1))
+    bench.model.cancel(bench.replies, 4)
+    assert isinstance(bench.replies.of(2)[0], Failure)
+    assert isinstance(bench.replies.of(5)[0], Result)
+    assert bench.inside.seen == [9.0, 0.0, 1.0]
+    assert len(bench.model._order) == 0  # type: ignore[attr-defined]
+
+
 def test_many_requests_at_once_are_all_answered_right(make: Make) -> None:
     bench = make(python={"processes": 2})
     texts = ["x" * (1 + number % 7) for number in range(200)]
