@@ -189,7 +189,7 @@ def test_a_model_that_waits(bench: Bench, config: str) -> None:
 def test_a_model_may_differ_from_the_service(bench: Bench) -> None:
     bench.add("m", "startup: fallback\n")
     bench.add("n")
-    bench.run()
+    bench.run(startup="wait")
     assert bench.compiler.calls == ["fallback m", "compile n", f"compile at {BESIDE_SERVING} m"]
 
 
