@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from service.errors import ExecutionFailed, InvalidInput, ServiceError, TooLarge
 from service.limits import Limits
+from service.load_report import ASK_LOAD, LOAD, load_report
 from service.plane import Plane
 from service.rest.body import Receive, choose_encoding, compress, read_body, unpack
 from service.rest.codec import encode_infer, parse_infer
@@ -128,6 +129,8 @@ class InferLane:
         self._plane.encoded(response, time.monotonic() - began)
         if b"accept-encoding" in headers:
             answer = await _packed(answer, headers[b"accept-encoding"])
+        if ASK_LOAD in headers:
+            answer[1].extend(self._load(response, headers[ASK_LOAD]))
         if ASK in headers and is_wanted(headers[ASK]):
             answer[1].append((b"server-timing", self._timing(response, asked.arrived)))
         return answer
@@ -184,6 +187,11 @@ class InferLane:
             raise InvalidInput(f"Inference-Header-Content-Length must be a number of bytes, got '{shown}'")
         parsed = parse_infer(body, None if size is None else int(size), self.limits)
         return parsed.asked_of(bare), lambda response: _encode_v2(response, parsed.binary, parsed.binary_default)
+
+    def _load(self, response: InferResponse, wanted: bytes) -> Headers:
+        entry = self._plane.catalog.entry(response.model, response.version)
+        report = load_report(wanted, self._plane.in_flight, entry.batching.max_queue_size)
+        return [(LOAD, report)] if report else []
 
     def _timing(self, response: InferResponse, arrived: float) -> bytes:
         backend = self._plane.catalog.entry(response.model, response.version).rung
