@@ -22,7 +22,7 @@ def main(protocol: str, url: str) -> dict[str, Any]:
     region = memory.create_shared_memory_region(name, 4096, 0)
     memory.set_shared_memory_region(region, [x, x + 1])
     handle = memory.get_raw_handle(region)
-    client.register_cuda_shared_memory(name, handle if protocol == "grpc" else handle.decode(), 0, 4096)
+    client.register_cuda_shared_memory(name, handle, 0, 4096)
     status = client.get_cuda_shared_memory_status(name)
     inputs = [triton.InferInput(each, list(x.shape), "FP32") for each in ("x", "y")]
     for index, each in enumerate(inputs):
