@@ -11,13 +11,13 @@ import pytest
 from compiler.spec import TensorSpec
 from service.engine import generating
 from service.engine.generating import GeneratingModel
-from service.engine.messages import Failure, Infer, Place, Places, Result
+from service.engine.messages import Failure, Infer, Result
 from service.engine.served import Pending
 from service.engine.steps.messages import WINDOW
 from service.engine.surround import surround
 from service.errors import Code
 from service.repository.scheduling import Generation, Steps
-from service.tensors import pack_bytes, unpack_bytes
+from service.tensors import Place, Places, pack_bytes, unpack_bytes
 from tests.fakes import entry
 from tests.service.engine.doubling import Doubling, Replies, until
 
