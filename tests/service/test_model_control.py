@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from service.control import Control
 from service.deployment import Deployment
 from service.describe import entry_of, not_loaded
 from service.engine.messages import EngineAddress, Load, Loaded, LoadFailed, LoadModel, Unload, Unloaded, UnloadModel
-from service.errors import InvalidInput, NotFound
+from service.errors import InvalidInput, NotFound, ServiceError
 from service.model_control import ModelControl
 from service.plane import Plane
 from service.repository.catalog import State
@@ -439,5 +440,31 @@ def test_an_ensemble_may_come_with_the_call_and_in_the_words_of_its_configuratio
         upload = write_upload(bench.runtime, "both", {"model.yaml": BOTH.replace("out}", "other}").encode()})
         await bench.control.load(LoadModel("both", "{}", str(upload)))
         assert [spec.name for spec in bench.deployment.catalog.entry("both").outputs] == ["other"]
+
+    run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_loads_and_unloads_from_all_sides_end_in_a_state_that_somebody_asked_for(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+
+    async def scenario(bench: Bench) -> None:
+        for name in "abc":
+            bench.add(name, "1")
+
+        async def one() -> None:
+            name = chance.choice("abc")
+            if chance.random() < 0.6:
+                await bench.control.load(LoadModel(name, chance.choice(["", '{"max_batch_size": 4}'])))
+            else:
+                await bench.control.unload(UnloadModel(name))
+
+        outcomes = await asyncio.wait_for(asyncio.gather(*[one() for _ in range(60)], return_exceptions=True), 30)
+        strange = [each for each in outcomes if each is not None and not isinstance(each, ServiceError)]
+        assert not strange
+        assert set(bench.states().values()) <= {"READY", "UNAVAILABLE"}
+        for name in "abc":
+            await bench.control.load(LoadModel(name))
+        assert bench.states() == {"a/1": "READY", "b/1": "READY", "c/1": "READY"}
 
     run(tmp_path, scenario)
