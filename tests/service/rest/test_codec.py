@@ -141,7 +141,10 @@ REFUSED: list[tuple[Any, str]] = [
     (v2(outputs=[{"name": "y", "parameters": {"classification": -1}}]), "classification must be a number"),
     (v2(parameters={"timeout": "soon"}), "'timeout' must be a whole number"),
     (v2(parameters={"triton_x": 1}), "'triton_x' is reserved"),
-    (v2(parameters={"sequence_id": -1}), r"'sequence_id' must be a whole number from 0 to 2\^64 - 1, or a text, not -1"),
+    (
+        v2(parameters={"sequence_id": -1}),
+        r"'sequence_id' must be a whole number from 0 to 2\^64 - 1, or a text, not -1",
+    ),
     (v2(parameters={"sequence_id": 1 << 64}), "'sequence_id' must be a whole number"),
     (v2(parameters={"sequence_id": 1.5}), "'sequence_id' must be a whole number from 0"),
     (v2(parameters={"sequence_id": True}), "'sequence_id' must be a whole number"),
