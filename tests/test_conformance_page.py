@@ -27,5 +27,6 @@ def _exists(path: Path, test: str) -> bool:
 
 def test_every_suite_has_an_answer_to_each_behaviour() -> None:
     page = (ROOT / "docs" / "conformance.md").read_text()
-    rows = [line.split("|") for line in page.splitlines() if line.startswith("| ") and "| suite |" not in line]
+    tables, _, _ = page.partition("## Memory under load")
+    rows = [line.split("|") for line in tables.splitlines() if line.startswith("| ") and "| suite |" not in line]
     assert not [row for row in rows if len(row) != 5 or not row[3].strip()]
