@@ -11,6 +11,8 @@ import msgspec
 
 from compiler.spec import TensorSpec
 
+PREPROCESS, POSTPROCESS, GENERATE = "preprocess.py", "postprocess.py", "generate.py"
+
 
 class State(msgspec.Struct, frozen=True):
     """A tensor that the server keeps for each sequence: the model's `output` of one request is its `input` in the next.
@@ -94,9 +96,5 @@ class Steps(msgspec.Struct, frozen=True):
     @property
     def files(self) -> tuple[str, ...]:
         """The step files that are declared."""
-        declared = {
-            "preprocess.py": self.preprocess,
-            "postprocess.py": self.postprocess,
-            "generate.py": self.generate,
-        }
+        declared = {PREPROCESS: self.preprocess, POSTPROCESS: self.postprocess, GENERATE: self.generate}
         return tuple(name for name, what in declared.items() if what is not None)

@@ -7,6 +7,7 @@ Runs nothing. `loading.py` asks, `engine/surround.py` lets a process load what w
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -19,7 +20,10 @@ from compiler.errors import LoadFailed
 from compiler.source import BESIDE, FOREIGN, MAIN_FILES, WEIGHTS_NAME
 from compiler.trust import check_steps
 from service.repository.config import ModelConfig
+from service.repository.scheduling import GENERATE, POSTPROCESS, PREPROCESS, Steps
 from service.repository.storage import ARTIFACTS_NAME, FoundModel
+
+log = logging.getLogger("torchere.parent")
 
 STEPS = "steps"
 OF_THE_MODEL = {*MAIN_FILES, WEIGHTS_NAME, *BESIDE, *FOREIGN, ARTIFACTS_NAME, "__pycache__"}
@@ -34,9 +38,10 @@ def keep_steps(model: FoundModel, version: str, trust_all: bool, runtime_directo
     """
     config = model.config
     assert config is not None, "a model with an error has no steps"
+    source = model.folder / version
+    _tell_undeclared(source, config.steps)
     if config.steps is None:
         return config
-    source = model.folder / version
     for name in config.steps.files:
         if not (source / name).is_file():
             word = name.removesuffix(".py")
@@ -47,6 +52,14 @@ def keep_steps(model: FoundModel, version: str, trust_all: bool, runtime_directo
     except OSError as error:
         raise LoadFailed(f"{error.filename or source} cannot be copied: {error.strerror}") from error
     return structs.replace(config, steps=structs.replace(config.steps, folder=str(kept)))
+
+
+def _tell_undeclared(source: Path, steps: Steps | None) -> None:
+    """Who writes a step file and no word of it in model.yaml would wait for its effect in vain."""
+    for name in (PREPROCESS, POSTPROCESS, GENERATE):
+        if (steps is None or name not in steps.files) and (source / name).is_file():
+            word = name.removesuffix(".py")
+            log.warning("%s is not used: model.yaml says nothing of it: declare `%s`", source / name, word)
 
 
 def forget_steps(runtime_directory: Path, key: tuple[str, str], in_use: Collection[str], now: float) -> None:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import msgspec
 
-PREPROCESS, POSTPROCESS, GENERATE = "preprocess.py", "postprocess.py", "generate.py"
+from service.repository.scheduling import GENERATE as GENERATE
+from service.repository.scheduling import POSTPROCESS as POSTPROCESS
+from service.repository.scheduling import PREPROCESS as PREPROCESS
+
 WINDOW = 16  # responses of a generation that the client has yet to take; beyond it the generator is not asked for more
 
 

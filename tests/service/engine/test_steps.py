@@ -241,6 +241,40 @@ def test_files_that_cannot_be_loaded_are_a_failure_of_the_model(make: Make, text
     assert sentence in str(caught.value)
 
 
+FICKLE = """
+import os
+from pathlib import Path
+
+FLAG = Path(__file__).parent / "broken"
+if FLAG.exists():
+    raise RuntimeError("no vocabulary")
+
+def preprocess(inputs):
+    if inputs["text"][0, 0] == b"crash":
+        FLAG.write_text("")
+        os._exit(1)
+    return {"x": [[1.0, 0, 0]]}
+"""
+
+
+def test_while_no_process_can_be_started_again_requests_are_told_to_come_back(make: Make, tmp_path: Path) -> None:
+    bench = make({"preprocess.py": FICKLE})
+    bench.submit(1, "crash")
+    bench.submit(2, "waits")
+    message, _ = bench.replies.of(2)
+    assert isinstance(message, Failure)
+    assert (message.code, message.message) == (
+        Code.UNAVAILABLE,
+        "the Python steps of model 'double' are being restarted: preprocess.py: RuntimeError: no vocabulary",
+    )
+    assert bench.failure("comes later").code == Code.UNAVAILABLE
+    (tmp_path / "broken").unlink()
+    until(lambda: bool(bench.model._pool.pids))  # type: ignore[attr-defined]
+    until(lambda: not bench.model._pool._failure)  # type: ignore[attr-defined]
+    bench.submit(9, "again")
+    assert isinstance(bench.replies.of(9)[0], Result)
+
+
 def test_only_what_comes_after_the_model(make: Make) -> None:
     bench = make({"postprocess.py": "def postprocess(outputs):\n    return {'answer': [[str(outputs['y'].sum())]]}"})
     data = np.ones((1, 3), np.float32).tobytes()

@@ -80,6 +80,11 @@ def test_a_model_without_steps_keeps_nothing(bench: Bench) -> None:
     assert not bench.runtime.exists()
 
 
+def test_a_file_that_is_not_declared_is_told_of(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.keep(MODEL)
+    assert "preprocess.py is not used: model.yaml says nothing of it: declare `preprocess`" in caplog.text
+
+
 def test_steps_are_code_and_need_trust(bench: Bench) -> None:
     with pytest.raises(LoadFailed, match=r"preprocess\.py can run code: it is Python code; if you trust where"):
         bench.keep(MODEL + BEFORE)
