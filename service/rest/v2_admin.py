@@ -36,6 +36,8 @@ def create_router(control: Control) -> APIRouter:
 
 
 async def _body(request: Request) -> dict[str, Any]:
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise InvalidInput("only inference takes compressed bodies: send this one without Content-Encoding")
     body = await request.body()
     return parse_json(body) if body.strip() else {}
 

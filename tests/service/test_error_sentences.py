@@ -104,6 +104,7 @@ HTTP: list[tuple[int, str, str, Any, dict[str, str]]] = [
     (400, "POST", "/v2/logging", {"log_file": "/etc/secret"}, {}),
     (400, "POST", "/v2/trace/setting", {"trace_file": "/etc/secret"}, {}),
     (400, "POST", "/v2/repository/index", {"ready": "x"}, {}),
+    (400, "POST", "/v2/repository/index", gzip.compress(b"{}"), {"content-encoding": "gzip"}),
     (501, "POST", "/v2/repository/models/double/load", {}, {}),
     (501, "POST", "/v2/systemsharedmemory/region/r/register", {"key": KEY, "offset": 0, "byte_size": 4}, {}),
     (400, "POST", "/v2/systemsharedmemory/region/r/register", {"key": 5, "offset": 0, "byte_size": 4}, {}),
