@@ -88,7 +88,7 @@ def _state_faults(entry: Entry) -> Iterator[str]:
 
 def not_loaded(name: str, version: str, reason: str) -> Entry:
     """A version that is there, and that nobody wants to be served."""
-    return Entry(name, version, State.UNAVAILABLE, reason, is_awaited=False)
+    return Entry(name, version, State.UNAVAILABLE, reason, is_awaited=False, is_wanted=False)
 
 
 def entry_of(config: ModelConfig, version: str, state: State, reason: str) -> Entry:

@@ -6,6 +6,7 @@ Runs compilations in threads beside the parent's loop; knows nothing of engines.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection
@@ -169,6 +170,7 @@ class Loader:
     async def _work(self, jobs: list[Job], target: Target) -> None:
         """Let every model serve as soon as it can; then compile, those first for which nothing serves."""
         is_open = await asyncio.gather(*(self._serve_soon(job, target) for job in jobs))
+        await asyncio.to_thread(self._measure_cache)
         slow = [job for job, more in zip(jobs, is_open, strict=True) if more]
         slow.sort(key=lambda job: job.is_beside or job.key in self._served)
         await asyncio.gather(*(self._compile(job, target) for job in slow))
@@ -228,6 +230,7 @@ class Loader:
                 self._check_same(job, artifact.manifest)
                 origin = "cache" if artifact.cached else "compiled"
                 self._offer(job, config, artifact, origin, time.monotonic() - started)
+                await asyncio.to_thread(self._measure_cache)
             except Stopping:
                 return
             except CompileError as error:
@@ -263,6 +266,11 @@ class Loader:
 
         return report
 
+    def _measure_cache(self) -> None:
+        with contextlib.suppress(OSError):  # whoever needs it says what is wrong with it
+            size = sum(entry.size for entry in (*self._cache.list(), *self._cache.list_aside()))
+            self._recorder.cached(size, self._cache.max_bytes)
+
     def _fail(self, job: Job, reason: str) -> None:
         if not job.given_up.is_set():
             self._audience.failed(job.key, reason)
@@ -283,6 +291,7 @@ class Loader:
         manifest = artifact.manifest
         hybrid = manifest.chosen.hybrid
         self._recorder.compiled(job.key, artifact.cached, manifest.stage_seconds)
+        self._recorder.raced(job.key, ((each.backend, each.precision, each.outcome) for each in manifest.ladder))
         if hybrid is not None:
             self._recorder.covered(job.key, hybrid.operator_coverage, hybrid.parameter_coverage)
         entry = describe_artifact(config, job.version, manifest, origin, seconds)

@@ -226,7 +226,7 @@ class FakeBatchCounter:
     def settled(self, requests: int) -> None:
         self.running -= requests
 
-    def loaded(self, device: str, memory_bytes: int) -> None:
+    def loaded(self, device: str, memory_bytes: int, queue_limit: int) -> None:
         assert memory_bytes >= 0
 
 

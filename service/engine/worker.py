@@ -161,7 +161,8 @@ class Engine:
             return
         # What other models take or give back meanwhile is in it: the driver knows processes, not models.
         taken = max(0, self._device.used_bytes - used_bytes)
-        self._counter(entry.name, entry.version).loaded(self._device.name, taken)
+        counter = self._counter(entry.name, entry.version)
+        counter.loaded(self._device.name, taken, entry.batching.max_queue_size)
         self._link.send(Loaded(entry.name, entry.version, order.generation, time.monotonic() - started))
 
     def _unload(self, order: Unload) -> None:

@@ -5,7 +5,8 @@ Knows the catalog's entries, no process. `deployment.py`, `loading.py` and `serv
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from service.observe import metrics
@@ -26,15 +27,22 @@ class CatalogRecorder:
     def __init__(self, store: Store | None = None) -> None:
         self._store = store or process_store()
         self._active: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._raced: dict[tuple[str, str], Counter[tuple[str, str, str]]] = {}
 
     def _of(self, metric: Metric, *labels: str) -> Series:
         return series(self._store, metric, *labels)
 
     def publish(self, catalog: Catalog) -> None:
         """Set the gauges that follow the catalog; called after each change."""
+        for gone in self._active.keys() - {(entry.name, entry.version) for entry in catalog.entries()}:
+            for metric in (metrics.READY, metrics.WANTED, metrics.OPTIMISED):
+                self._of(metric, *gone).set(0)
+            if active := self._active.pop(gone):
+                self._of(metrics.INFO, *gone, *active).set(0)
         for entry in catalog.entries():
             key = entry.name, entry.version
             self._of(metrics.READY, *key).set(int(entry.is_ready))
+            self._of(metrics.WANTED, *key).set(int(entry.is_wanted and entry.state != "UNLOADING"))
             self._of(metrics.OPTIMISED, *key).set(int(entry.is_ready and entry.optimization == "optimised"))
             active = (entry.backend, entry.precision, entry.variant, entry.device) if entry.is_ready else ()
             before = self._active.get(key, ())
@@ -53,6 +61,18 @@ class CatalogRecorder:
         self._of(metrics.CACHE, "hit" if is_hit else "miss").add(1)
         for stage, spent in stages.items():
             self._of(metrics.COMPILE, *key, stage).set(int(spent * SECOND_NS))
+
+    def raced(self, key: tuple[str, str], rungs: Iterable[tuple[str, str, str]]) -> None:
+        """What became of each rung of the ladder: its backend, its precision, its outcome."""
+        now = Counter(rungs)
+        for rung in self._raced.get(key, {}) | now:
+            self._of(metrics.CANDIDATES, *key, *rung).set(now[rung])
+        self._raced[key] = now
+
+    def cached(self, size: int, limit: int) -> None:
+        """The compile cache is so large now, in bytes, and may become so large; 0: there is no limit."""
+        self._of(metrics.CACHE_BYTES).set(size)
+        self._of(metrics.CACHE_LIMIT).set(limit)
 
     def covered(self, key: tuple[str, str], operators: float, parameters: float) -> None:
         """So much of a model lies in TensorRT engines."""

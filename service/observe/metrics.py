@@ -134,6 +134,13 @@ DISPATCHES = _counter(
 QUEUE_DEPTH = Metric(
     "torchere_queue_depth", "gauge", "Requests that wait in the queue, in all engines.", MODEL, outlives=False
 )
+QUEUE_LIMIT = Metric(
+    "torchere_queue_limit",
+    "gauge",
+    "Requests that may wait in the queue, in all engines: max_queue_size of each.",
+    MODEL,
+    outlives=False,
+)
 RUNNING = Metric(
     "torchere_requests_running", "gauge", "Requests whose batch runs, in all engines.", MODEL, outlives=False
 )
@@ -152,6 +159,7 @@ BATCH_TIMES = Metric("batch_times", "hidden", "", (*MODEL, "rows"), words=4)  # 
 
 # Models, the compiler, processes: set by the parent.
 READY = _gauge("torchere_model_ready", "1 when the model version answers requests.")
+WANTED = _gauge("torchere_model_wanted", "1 when it should: 0 where nobody has asked for it, or it was unloaded.")
 INFO = Metric(
     "torchere_model_info",
     "gauge",
@@ -183,6 +191,16 @@ COMPILE = _gauge(
     "seconds",
     NANO,
 )
+CANDIDATES = Metric(
+    "torchere_compile_candidates",
+    "gauge",
+    "Rungs of the ladder that ended so when what serves was compiled: chosen, passed, slower, inaccurate, failed, "
+    "skipped or unsupported.",
+    (*MODEL, "backend", "precision", "outcome"),
+    merge="max",
+    outlives=False,
+    hides_zero=True,
+)
 COVERAGE = _gauge(
     "torchere_tensorrt_coverage_ratio",
     "Share of the operators, and of the parameters, that lie in TensorRT engines.",
@@ -191,6 +209,8 @@ COVERAGE = _gauge(
     1e-6,
 )
 CACHE = _counter("torchere_cache_requests", "Artifacts asked of the compile cache, by hit or miss.", ("result",))
+CACHE_BYTES = _gauge("torchere_cache_bytes", "Size of the compile cache, as it was after the last change.", (), "bytes")
+CACHE_LIMIT = _gauge("torchere_cache_limit_bytes", "Largest size of the compile cache; 0: none.", (), "bytes")
 RESTARTS = _counter("torchere_process_restarts", "Child processes that died and were started again.", ("process",))
 CPU_SECONDS = _counter(
     "torchere_process_cpu_seconds",

@@ -59,6 +59,7 @@ class ProcessWatch:
         for name in self._names:
             series(self._store, metrics.RESIDENT, name).set(resident[name])
             series(self._store, metrics.PROCESSES, name).set(alive[name])
+            series(self._store, metrics.RESTARTS, name.partition(" ")[0])  # 0 is told too, or the first is no increase
 
     def _family(self, names: Mapping[int, str]) -> list[tuple[int, str]]:
         """Every descendant with its name: the parent's own, else by what it runs, else that of its own parent."""

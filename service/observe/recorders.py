@@ -192,7 +192,8 @@ class BatchRecorder:
         """How many requests wait now."""
         self._depth.words[self._depth.at] = requests
 
-    def loaded(self, device: str, memory_bytes: int) -> None:
-        """Loading it took so much memory of its device."""
+    def loaded(self, device: str, memory_bytes: int, queue_limit: int) -> None:
+        """Loading it took so much memory of its device; so many requests may wait for it."""
+        series(self._store, metrics.QUEUE_LIMIT, *self._key).set(queue_limit)
         if memory_bytes > 0:
             series(self._store, metrics.MODEL_MEMORY, *self._key, device).set(memory_bytes)

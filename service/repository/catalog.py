@@ -67,6 +67,7 @@ class Entry(msgspec.Struct, frozen=True):
     contract: int = 0  # grows when requests must look different, or are batched differently
     artifact: int = 0  # grows with each artifact that is offered: what two of them answer may differ
     is_awaited: bool = True  # False: the service is ready without it, as it was not there from the start
+    is_wanted: bool = True  # False: nobody has asked for it, or it was unloaded
     response_cache: bool = False
     defaults: dict[str, bool | int | float | str] = {}  # of inputs that a request may leave out
     sequencing: Sequencing | None = None

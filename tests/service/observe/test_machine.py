@@ -77,6 +77,9 @@ def test_processes_are_told_apart_and_their_time_never_goes_back(tmp_path: Path)
     assert resident["builder"] == 0
     alive = {labels[0]: int(words[0]) for labels, words in merged[metrics.PROCESSES.name].items()}
     assert alive == {"parent": 1, "frontend 0": 1, "engine cpu": 1, "steps": 1, "builder": 0}
+    watch.died("engine cpu")
+    restarts = Reader(folder).read()[metrics.RESTARTS.name]
+    assert (int(restarts["engine",][0]), int(restarts["frontend",][0])) == (1, 0), "none is told too"
 
 
 class NvmlError(Exception):
