@@ -89,6 +89,10 @@ class FakeEngines:
         sizes = tuple(map(len, views))
         return Result(message.id, shapes, sizes, (1, 2, 3, 4, 5), message.rows, message.rows), views
 
+    async def stream(self, message: Infer, blobs: Sequence[Any]) -> AsyncGenerator[tuple[Result, list[memoryview]]]:
+        """One response, the last."""
+        yield await self.infer(message, blobs)
+
 
 class FakeStreams(FakeEngines):
     """Also answers in several responses: `story` gives each whole number below its first one, as [1]."""

@@ -46,30 +46,28 @@ def region(**changes: Any) -> dict[str, Any]:
     return of(data=None, parameters={"shared_memory_region": "mine", "shared_memory_byte_size": 12, **changes})
 
 
+BAD_BODIES: list[Any] = [
+    *(b"", b"{", b"null", b"[]", b"3", b"[" * 99, b"\xff\xfe", b'{"inputs": NaN}', b'{"inputs": [1e999]}'),
+    *({}, {"inputs": 3}, {"inputs": [3]}, {"inputs": [{}]}, {"inputs": []}, {"inputs": [X, X]}),
+    *(of(name=3), of(name=""), of(name="z"), of(name="n" * 300), of(name="/etc/passwd")),
+    *(of(datatype="STRING"), of(datatype=None), of(datatype="FP64"), of(datatype="BYTES", data=["a"] * 3)),
+    *(of(shape=None), of(shape=[-1, 3]), of(shape=[-1, -3]), of(shape=[1.0, 3]), of(shape=[True, 3])),
+    *(of(shape=[3]), of(shape=[]), of(shape=[0, 3], data=[]), of(shape=[9, 3], data=[0] * 27)),
+    *(of(shape=[1, 4]), of(shape=[2**62, 2**62]), of(shape=[1] * 40), of(shape="13"), of(shape=[2**70, 3])),
+    *(of(data=None), of(data=[1, 2]), of(data=["1", "2", "3"]), of(data=[[1, 2], [3]]), of(data={"a": 1})),
+    *(of(parameters=3), of(parameters={"binary_data_size": -1}), of(parameters={"binary_data_size": "12"})),
+    of(data=None, parameters={"binary_data_size": 2**62}),
+    *({**of(), "id": 5}, {**of(), "parameters": 5}, {**of(), "parameters": {"triton_x": 1}}),
+    *({**of(), "parameters": {"headers": {}}}, {**of(), "parameters": {"timeout": -1}}),
+    *({**of(), "parameters": {"timeout": 2**63}}, {**of(), "parameters": {"priority": "high"}}),
+    *({**of(), "parameters": {"binary_data_output": "yes"}}, {**of(), "outputs": 3}, {**of(), "outputs": [3]}),
+    *({**of(), "outputs": [{"name": "nope"}]}, {**of(), "outputs": [{"name": "y"}] * 2}),
+    *(out(classification=-1), out(classification="2"), out(binary_data=1)),
+    *(region(), region(shared_memory_byte_size=-1), region(shared_memory_offset=2**63), region(data=[1])),
+    of(data=None, parameters={"shared_memory_region": 7}),
+]
 HTTP: list[tuple[int, str, str, Any, dict[str, str]]] = [
-    *[
-        (400, "POST", I2, body, {})
-        for body in (
-            *(b"", b"{", b"null", b"[]", b"3", b"[" * 99, b"\xff\xfe", b'{"inputs": NaN}', b'{"inputs": [1e999]}'),
-            *({}, {"inputs": 3}, {"inputs": [3]}, {"inputs": [{}]}, {"inputs": []}, {"inputs": [X, X]}),
-            *(of(name=3), of(name=""), of(name="z"), of(name="n" * 300), of(name="/etc/passwd")),
-            *(of(datatype="STRING"), of(datatype=None), of(datatype="FP64"), of(datatype="BYTES", data=["a"] * 3)),
-            *(of(shape=None), of(shape=[-1, 3]), of(shape=[-1, -3]), of(shape=[1.0, 3]), of(shape=[True, 3])),
-            *(of(shape=[3]), of(shape=[]), of(shape=[0, 3], data=[]), of(shape=[9, 3], data=[0] * 27)),
-            *(of(shape=[1, 4]), of(shape=[2**62, 2**62]), of(shape=[1] * 40), of(shape="13"), of(shape=[2**70, 3])),
-            *(of(data=None), of(data=[1, 2]), of(data=["1", "2", "3"]), of(data=[[1, 2], [3]]), of(data={"a": 1})),
-            *(of(parameters=3), of(parameters={"binary_data_size": -1}), of(parameters={"binary_data_size": "12"})),
-            of(data=None, parameters={"binary_data_size": 2**62}),
-            *({**of(), "id": 5}, {**of(), "parameters": 5}, {**of(), "parameters": {"triton_x": 1}}),
-            *({**of(), "parameters": {"headers": {}}}, {**of(), "parameters": {"timeout": -1}}),
-            *({**of(), "parameters": {"timeout": 2**63}}, {**of(), "parameters": {"priority": "high"}}),
-            *({**of(), "parameters": {"binary_data_output": "yes"}}, {**of(), "outputs": 3}, {**of(), "outputs": [3]}),
-            *({**of(), "outputs": [{"name": "nope"}]}, {**of(), "outputs": [{"name": "y"}] * 2}),
-            *(out(classification=-1), out(classification="2"), out(binary_data=1)),
-            *(region(), region(shared_memory_byte_size=-1), region(shared_memory_offset=2**63), region(data=[1])),
-            of(data=None, parameters={"shared_memory_region": 7}),
-        )
-    ],
+    *[(400, "POST", I2, body, {}) for body in BAD_BODIES],
     *[(400, "POST", I2, of(), {LENGTH: length}) for length in ("-1", "abc", "9" * 40, "99999", "1")],
     (400, "POST", I2, b"x", {"content-encoding": "br"}),
     (400, "POST", I2, b"x", {"content-encoding": "gzip"}),
