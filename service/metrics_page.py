@@ -43,10 +43,10 @@ says that the sidecar lives.
 
   which needs to read the folder only. Both must run on one node: locks on the files tell the living from the dead.
 * **GPUs** need the driver and `pip install 'torchere[nvml]'`; without, their metrics are absent.
-* **Cost**: a request in a batch of eight takes 2.3 µs of processor time to count, of about 110 that it takes in all on
-  two cores; a scrape of 100 models and five processes 18 to 46 ms, by format. How both were measured, and how far rates
-  differ with and without counting on a machine that is not quiet: `python -m benchmarks.metrics_cost` and
-  `benchmarks/results/metrics.json`.
+* **Cost**, as published in `benchmarks/results/metrics.json`, measured on two cores that others kept busy: a request in
+  a batch of eight takes 3.7 µs of processor time to count, of about 110 that it takes in all; a scrape of 100 models and
+  five processes 54 to 124 ms, by format and aliases. With counting the rate was 8 % lower in the median of nine rounds,
+  less than rounds differ from one another. Measure on a quiet machine: `python -m benchmarks.metrics_cost`.
 
 Bounds of the classic buckets: seconds {seconds}; rows {rows}.
 
