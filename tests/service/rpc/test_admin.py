@@ -188,7 +188,7 @@ def test_a_model_is_loaded_and_unloaded_by_either_clients_message(tmp_path: Path
             wrong.parameters["force"].bool_param = True
             assert (await status_of(stub.RepositoryModelUnload(wrong)))[0] == "INVALID_ARGUMENT"
         load_change, unload_change = parent.models.asked
-        assert (load_change.name, unload_change) == ("double", UnloadModel("double"))
+        assert (load_change.name, unload_change) == ("double", UnloadModel("double", with_members=True))
         assert parent.models.uploaded == {"double/1/model.safetensors": b"weights"}
 
     asyncio.run(main())
