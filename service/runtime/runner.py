@@ -21,6 +21,7 @@ from service.runtime.device import Device
 Model = Callable[[tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]
 Call = Callable[[Sequence[torch.Tensor], Collection[int]], tuple[tuple[torch.Tensor, ...], tuple[int, int, int]]]
 
+BATCHES_AT_ONCE = 2  # one that runs and one that is laid meanwhile
 WARM_UP_CALLS = 2  # TorchScript specialises on the second call
 WARM_UP_SEED = 0
 
@@ -37,11 +38,21 @@ class Output:
     data: memoryview
 
 
-class Runner:
-    """One instance of a model on a device; used by one thread only.
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """A batch that lies side by side in staging memory, ready to run; `stack_ns` is what laying it took."""
 
-    `run(parts, shapes)` takes, for each input, the bytes of every request in order and the shape of the whole batch.
-    `graphed` are the batch sizes that the manifest says a CUDA graph can hold.
+    inputs: tuple[torch.Tensor, ...]
+    stack_ns: int
+    staging: Sequence[Staging]
+
+
+class Runner:
+    """One instance of a model on a device.
+
+    `lay(parts, shapes)` takes, for each input, the bytes of every request in order and the shape of the whole batch;
+    `compute(laid)` runs what was laid, once. One thread may lay a batch while another computes one, no more than that.
+    `run` is both. `graphed` are the batch sizes that the manifest says a CUDA graph can hold.
     """
 
     def __init__(
@@ -54,7 +65,8 @@ class Runner:
     ) -> None:
         self._inputs = tuple(inputs)
         self._outputs = tuple(outputs)
-        self._staging = [Staging(spec, pinned=device.is_cuda) for spec in inputs]
+        # What is free; memory is taken as it is used, so that whoever never lays ahead has one.
+        self._free = [[Staging(spec, pinned=device.is_cuda) for spec in inputs] for _ in range(BATCHES_AT_ONCE)]
         self._prepare: Callable[[tuple[torch.Tensor, ...], int], str] = lambda inputs, rows: ""
         self._call: Call = _CpuCall(model)
         if device.is_cuda:
@@ -66,16 +78,31 @@ class Runner:
     def run(
         self, parts: Sequence[Sequence[memoryview]], shapes: Sequence[tuple[int, ...]], stays: Collection[int] = ()
     ) -> tuple[list[Output], tuple[int, int, int, int]]:
+        """Lay one batch and compute it."""
+        return self.compute(self.lay(parts, shapes), stays)
+
+    def lay(self, parts: Sequence[Sequence[memoryview]], shapes: Sequence[tuple[int, ...]]) -> Laid:
+        """Put a batch into staging memory, where it stays until `compute` has run it."""
+        started = time.perf_counter_ns()
+        staging = self._free.pop()
+        try:
+            laid = [each.lay(rows, shape) for each, rows, shape in zip(staging, parts, shapes, strict=True)]
+        except BaseException:
+            self._free.append(staging)
+            raise
+        return Laid(tuple(laid), time.perf_counter_ns() - started, staging)
+
+    def compute(self, laid: Laid, stays: Collection[int] = ()) -> tuple[list[Output], tuple[int, int, int, int]]:
         """The outputs and the nanoseconds of: stack, copy in, compute, copy out.
 
         Those whose indices are in `stays` come as bytes on the GPU, where the model runs on one.
         """
-        started = time.perf_counter_ns()
-        laid = [staging.lay(rows, shape) for staging, rows, shape in zip(self._staging, parts, shapes, strict=True)]
-        stacked = time.perf_counter_ns()
-        results, phases = self._call(laid, stays)
-        outputs = [read_output(spec, tensor) for spec, tensor in zip(self._outputs, results, strict=True)]
-        return outputs, (stacked - started, *phases)
+        try:
+            results, phases = self._call(laid.inputs, stays)
+            outputs = [read_output(spec, tensor) for spec, tensor in zip(self._outputs, results, strict=True)]
+        finally:
+            self._free.append(list(laid.staging))
+        return outputs, (laid.stack_ns, *phases)
 
     def warm_up(self, shapes: Sequence[tuple[int, ...]], rows: int = 1) -> str:
         """Call the model with these shapes and record its CUDA graph; why it has none, "" where it has or needs none.
@@ -102,7 +129,13 @@ class _CpuCall:
         started = time.perf_counter_ns()
         with torch.inference_mode():
             results = self._model(tuple(laid))
+        own = {_memory(tensor) for tensor in laid}  # where the next batch will lie
+        results = tuple([tensor.clone() if _memory(tensor) in own else tensor for tensor in results])
         return results, (0, time.perf_counter_ns() - started, 0)
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def read_output(spec: TensorSpec, tensor: torch.Tensor) -> Output:
