@@ -48,6 +48,7 @@ class Extensions:
     def __init__(self, plane: Plane, parent: Parent) -> None:
         self.shared = Shared()
         self.is_explicit = False
+        self.why_fixed = EXPLICIT_ONLY  # why no client may load and unload models, unless `is_explicit`
         self.runtime_directory = Path()
         self._plane = plane
         self._parent = parent
@@ -124,7 +125,7 @@ class Extensions:
 
     def _check_explicit(self) -> None:
         if not self.is_explicit:
-            raise Unsupported(EXPLICIT_ONLY)
+            raise Unsupported(self.why_fixed)
 
     def _check_model(self, model: str) -> None:
         if model:

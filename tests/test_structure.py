@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = {  # a part may import those below it; the folder's own files are free among themselves
     **dict.fromkeys(("cli",), 6),
-    **dict.fromkeys(("serve", "frontend", "bench"), 5),
+    **dict.fromkeys(("serve", "frontend", "bench", "ray_serve"), 5),
     **dict.fromkeys(("rest", "rpc", "client", "loading", "precompile"), 4),
     **dict.fromkeys(("control", "extensions", "plane"), 3),
 }

@@ -15,11 +15,14 @@ import queue
 import sys
 import threading
 import time
+from typing import Protocol
+
+import msgspec
 
 from service.engine.generating import GeneratingModel
 from service.engine.holdings import Holdings
 from service.engine.link import BlockingLink, inherited_socket
-from service.engine.listener import DataConnection, Listener
+from service.engine.listener import Listener
 from service.engine.messages import (
     Cancel,
     CloseRegions,
@@ -40,7 +43,7 @@ from service.engine.messages import (
 from service.engine.models import ServedModel
 from service.engine.opening import Facilities, open_served, renew
 from service.engine.regions import OpenRegions
-from service.engine.served import BatchCounter, Pending, Served
+from service.engine.served import BatchCounter, Connection, Pending, Served
 from service.engine.transport import split
 from service.errors import Code, ServiceError
 from service.observe.logs import follow_log_settings, set_up_logging
@@ -56,12 +59,16 @@ Order = Load | Unload | Drain | Configure | SetLogging | OpenRegion | CloseRegio
 BROKEN_DEVICE_EXIT = 70  # EX_SOFTWARE: the parent starts a new process, the only cure for a poisoned CUDA context
 
 
+class Parent(Protocol):
+    """Who gives the orders, and is told what became of them; any thread may call it."""
+
+    def send(self, message: msgspec.Struct) -> None: ...
+
+
 class Engine:
     """All models of one device. `handle` runs on the listener's thread, loading on a thread of its own."""
 
-    def __init__(
-        self, configure: Configure, link: BlockingLink[Order], store: Store, arrival_s: float = ARRIVAL_S
-    ) -> None:
+    def __init__(self, configure: Configure, link: Parent, store: Store, arrival_s: float = ARRIVAL_S) -> None:
         self._device = Device(configure.device, configure.threads)
         self._store = store
         self._arrival_s = arrival_s
@@ -79,7 +86,7 @@ class Engine:
         """Queue the parent's word; it is answered with Loaded, LoadFailed or Unloaded."""
         self._orders.put(message)
 
-    def handle(self, message: Infer | Cancel | Took, body: memoryview, connection: DataConnection) -> None:
+    def handle(self, message: Infer | Cancel | Took, body: memoryview, connection: Connection) -> None:
         """One message of a frontend."""
         match message:
             case Infer():
@@ -115,7 +122,7 @@ class Engine:
         else:
             model.submit(pending, time.monotonic())
 
-    def forget(self, connection: DataConnection) -> None:
+    def forget(self, connection: Connection) -> None:
         """A frontend is gone: nothing of it needs to run."""
         for submitter in (connection, *self.regions.forget(connection)):
             for model in self._holdings.all():
