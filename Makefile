@@ -5,10 +5,10 @@ BIN     = $(VENV)/bin
 MODELS ?= models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint types format bench protos lock docs clean clients tools
+.PHONY: help setup serve test lint types format bench protos lock docs clean clients tools dashboards
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
@@ -70,6 +70,9 @@ lock: $(VENV)/.dev  ## Write the locks of the images anew (PIP_EXTRA_INDEX_URL n
 docs: $(VENV)/.dev  ## Generate docs/configuration.md from the settings, docs/metrics.md from the declarations
 	$(BIN)/python -m service.settings_page > docs/configuration.md
 	$(BIN)/python -m service.metrics_page > docs/metrics.md
+
+dashboards: $(VENV)/.dev  ## Write the dashboards of deploy/grafana, and the PrometheusRule from deploy/prometheus/rules.yaml
+	$(BIN)/python -m deploy.grafana.write
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info
