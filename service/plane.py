@@ -219,6 +219,7 @@ class Plane:
             request.priority,
             entry.contract,
             request.sequence if entry.sequencing is not None or entry.ensemble is not None else None,
+            mark=request.mark,
         )
         data = [tensor.data for tensor in inputs]
         if request.on_gpu is not None:
@@ -251,6 +252,7 @@ class Plane:
             batch=result.batch,
             bucket=result.bucket,
             is_final=result.is_final,
+            ran=result.ran,
         )
 
     async def _recall(

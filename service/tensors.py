@@ -14,6 +14,7 @@ import numpy as np
 
 from compiler.spec import ITEM_SIZES, TensorSpec
 from service.errors import InvalidInput
+from service.traced import Ran
 
 Buffer = bytes | bytearray | memoryview
 
@@ -121,7 +122,8 @@ class InferRequest(msgspec.Struct, frozen=True):
     shared_outputs: dict[str, Placement] = {}
     sequence: SequencePoint | None = None
     on_gpu: OnGpu | None = None
-    trace: str = ""  # the header traceparent, where the client is traced
+    trace: str = ""  # the header traceparent of the client, or that of our own span where the request is traced
+    mark: bytes = b""  # of our own span, for the engine
 
 
 class InferResponse(msgspec.Struct, frozen=True):
@@ -140,6 +142,7 @@ class InferResponse(msgspec.Struct, frozen=True):
     batch: int = 0
     bucket: int = 0
     is_final: bool = True  # False: more come; the last of several has no outputs
+    ran: Ran | None = None  # of a request with a mark
 
 
 def elements(shape: tuple[int, ...]) -> int:

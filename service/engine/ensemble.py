@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from service.engine.marks import step_of
 from service.engine.messages import Failure, Infer, Result
 from service.engine.pipeline import Call, Flow, Phases, Plan, add, arrange, find_shortfall
 from service.engine.served import BatchCounter, Connection, Pending, Served
@@ -19,6 +20,7 @@ from service.errors import OUTCOMES, Code, InvalidInput, QueueFull, ServiceError
 from service.repository.catalog import Entry
 from service.repository.scheduling import EnsembleStep
 from service.tensors import Tensor
+from service.traced import Ran, Step
 
 Find = Callable[[str, str], Sequence[Served]]  # name, version -> what is loaded of it, the best to call first
 RunKey = tuple[int, int]  # the connection, the request
@@ -37,6 +39,7 @@ class _Run:
     pending: Pending
     flow: Flow
     given: set[int] = field(default_factory=set)
+    traced: list[Step] = field(default_factory=list)
 
     @property
     def key(self) -> RunKey:
@@ -160,6 +163,7 @@ class ServedEnsemble:
             request.priority,
             served.entry.contract,
             request.sequence,
+            mark=request.mark,
         )
         now = time.monotonic()
         with self._state:
@@ -190,6 +194,8 @@ class ServedEnsemble:
         with self._state:
             if self._runs.get(run.key) is not run:
                 return
+            if result.ran is not None:
+                run.traced.append(step_of(given.served.entry, given.begun, result))
             calls = run.flow.arrived(call, tensors, result.phases)
             is_done = run.flow.is_done
         if is_done:
@@ -209,6 +215,7 @@ class ServedEnsemble:
             phases=phases,
             batch=last.batch,
             bucket=last.bucket,
+            ran=Ran(steps=tuple(run.traced)) if message.mark else None,
         )
         self._answer(run, answer, blobs)
 

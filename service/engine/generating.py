@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from operator import add
 
+from service.engine.marks import step_of
 from service.engine.messages import Failure, Infer, Result
 from service.engine.queues import Waiting
 from service.engine.served import Connection, Pending, Served
@@ -33,6 +34,7 @@ from service.engine.steps.pool import Pool
 from service.engine.steps.process import Ended, StepProcess
 from service.errors import Cancelled, Code, DeadlineExceeded, ExecutionFailed, ServiceError, Unavailable
 from service.repository.catalog import Entry
+from service.traced import MOST_STEPS, Ran, Step
 
 CLIENT_TIMEOUT_S = 60.0  # a client that takes no response for so long holds up a process in vain
 
@@ -53,11 +55,12 @@ class Generation:
         self._words: deque[Took | Stop | Answer] = deque()
         self._process: StepProcess | None = None
         self._untaken = 0
-        self._is_asking = False
-        self._is_stopped = False  # nobody wants more: what still comes is not passed on
+        self._is_asking = self._is_stopped = False  # stopped: nobody wants more, what still comes is not passed on
         self._since = self._arrived = time.monotonic()  # whose turn it is has it since then
         self._phases = (0, 0, 0, 0, 0)
         self._rows = (0, 0)  # of the last batch, and what it was padded to
+        self._traced: list[Step] = []
+        self._asked = 0.0  # the model, at last
 
     def __repr__(self) -> str:
         return f"<Generation {self._entry.name} request {self.pending.message.id}, {self._untaken} untaken>"
@@ -141,10 +144,11 @@ class Generation:
                 self._pass_on(message, blobs, process)
 
     def _pass_on(self, message: Result | Failure, blobs: Sequence[memoryview], process: StepProcess) -> None:
-        """The model's answer, to the code that asked."""
         if isinstance(message, Failure):
             process.send(ModelGave((), message.message, message.code == Code.INVALID))
             return
+        if message.ran is not None and len(self._traced) < MOST_STEPS:
+            self._traced.append(step_of(self._inside.entry, self._asked, message))
         self._phases = tuple(map(add, self._phases, message.phases))
         self._rows = (message.batch, message.bucket)
         process.send(ModelGave(describe_outputs(self._inside.entry, message)), blobs)
@@ -194,7 +198,9 @@ class Generation:
             message.deadline,
             message.priority,
             inside.contract,
+            mark=message.mark,
         )
+        self._asked = time.monotonic()
         self._inside.submit(Pending(asked, blobs, self), time.monotonic())
 
     def _give_up(self, error: ServiceError, process: StepProcess) -> None:
@@ -212,7 +218,8 @@ class Generation:
 
     def _result(self, tensors: Tensors, *, is_final: bool) -> Result:
         shapes, sizes = tuple(each.shape for each in tensors), tuple(each.size for each in tensors)
-        return Result(self.pending.message.id, shapes, sizes, self._phases, *self._rows, is_final)
+        ran = Ran(steps=tuple(self._traced)) if is_final and self.pending.message.mark else None
+        return Result(self.pending.message.id, shapes, sizes, self._phases, *self._rows, is_final, ran)
 
     def _answer_with(self, error: ServiceError) -> None:
         self._answer(Failure(self.pending.message.id, error.code, str(error)), ())

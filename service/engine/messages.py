@@ -11,6 +11,7 @@ from service.observe.logs import LogSettings
 from service.repository.catalog import Entry
 from service.shared_memory import CudaRegion, Region
 from service.tensors import Places, SequencePoint
+from service.traced import Ran
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -37,6 +38,7 @@ class Infer(Message, frozen=True):
     contract: int = 0
     sequence: SequencePoint | None = None
     places: Places | None = None
+    mark: bytes = b""  # where the request is traced: `Result.ran` is wanted then
 
 
 class Cancel(Message, frozen=True):
@@ -65,6 +67,7 @@ class Result(Message, frozen=True):
     batch: int
     bucket: int
     is_final: bool = True  # False: the model answers in several responses, and more come
+    ran: Ran | None = None
 
 
 class Failure(Message, frozen=True):

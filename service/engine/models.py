@@ -20,6 +20,7 @@ from service.errors import Code, Unavailable
 from service.repository.catalog import Entry
 from service.runtime.device import Device
 from service.runtime.runner import Runner
+from service.traced import ran_together
 
 
 class ServedModel:
@@ -173,6 +174,7 @@ class ServedModel:
         queue_ns = [int((taken - waiting.arrived) * 1e9) for waiting in requests]
         self._counter.batch(queue_ns, phases, sum(rows), bucket)
         self._counter.depth(len(self._batcher))
+        ran = ran_together([item.message.mark for item in pending], taken)
         answers: list[tuple[Result, Sequence[memoryview]]] = []
         for index, item in enumerate(pending):
             parts = [column[index] for column in columns]
@@ -184,6 +186,7 @@ class ServedModel:
                 phases=(queue_ns[index], *phases),
                 batch=sum(rows),
                 bucket=bucket,
+                ran=ran if item.message.mark else None,
             )
             answers.append((result, blobs))
         return answers

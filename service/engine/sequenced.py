@@ -214,6 +214,7 @@ class SequencedModel:
         queue_ns = [int((taken - turn.arrived) * 1e9) for turn in run.turns]
         self._counter.batch(queue_ns, phases, len(pending), run.bucket)
         self._counter.depth(self._sequences.waiting)
+        ran = ran_together([item.message.mark for item in pending], taken)
         answers: list[tuple[Result, Sequence[memoryview]]] = []
         for item, row, waited in zip(pending, run.rows, queue_ns, strict=True):
             cut = [self._cut(output, row) for output in outputs]
@@ -225,6 +226,7 @@ class SequencedModel:
                 phases=(waited, *phases),
                 batch=len(pending),
                 bucket=run.bucket,
+                ran=ran if item.message.mark else None,
             )
             answers.append((result, blobs))
         return answers

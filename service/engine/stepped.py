@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from msgspec import structs
 
+from service.engine.marks import step_between
 from service.engine.messages import Failure, Result
 from service.engine.queues import Waiting
 from service.engine.served import Connection, Pending, Served
@@ -31,6 +32,7 @@ from service.engine.steps.pool import Pool
 from service.engine.steps.process import StepProcess
 from service.errors import Code, ServiceError, Unavailable
 from service.repository.catalog import Entry
+from service.traced import Step
 
 Key = tuple[int, int]  # of a connection and of a request on it
 
@@ -44,6 +46,8 @@ class Job:
     arrived: float
     asked: Pending | None = None
     waiting: Waiting | None = None
+    prepared: float = 0.0  # when preprocess.py had answered
+    given: float = 0.0  # when the model had
     is_gone: bool = False  # the client left
 
     @property
@@ -70,6 +74,13 @@ class StepTask:
             self.gave(answer, body)
         except ServiceError as error:
             self.fail(error)
+
+
+def _steps(job: Job) -> tuple[Step, ...]:
+    """The Python files that ran."""
+    before = [step_between(PREPROCESS, job.arrived, job.prepared)] if job.prepared else []
+    after = [step_between(POSTPROCESS, job.given, time.monotonic())] if job.given else []
+    return (*before, *after)
 
 
 class SteppedModel:
@@ -161,6 +172,7 @@ class SteppedModel:
 
     def _prepared(self, job: Job, gave: Gave, body: memoryview) -> None:
         """What preprocess.py returned goes to the model."""
+        job.prepared = time.monotonic()
         message, blobs = job.pending.message, cut(gave.tensors, body)
         rows = count_rows(PREPROCESS, gave.tensors, blobs, self.inside.entry)
         shapes, sizes = tuple(each.shape for each in gave.tensors), tuple(map(len, blobs))
@@ -189,6 +201,7 @@ class SteppedModel:
 
     def _finish(self, job: Job, result: Result, blobs: Sequence[memoryview]) -> None:
         """What the model gave goes through postprocess.py, beside the client's own inputs."""
+        job.given = time.monotonic()
         tensors, inputs = describe_outputs(self.inside.entry, result), describe_inputs(self.entry, job.pending.message)
         rows = job.pending.message.rows if self.entry.max_batch_size else 0
 
@@ -229,4 +242,6 @@ class SteppedModel:
             if self._jobs.pop(job.key, None) is None:
                 return  # its client left
             self._changed.notify_all()
+        if isinstance(answer, Result) and answer.ran is not None:
+            answer = structs.replace(answer, ran=structs.replace(answer.ran, steps=_steps(job)))
         job.pending.connection.send([(structs.replace(answer, id=job.id), blobs)])
