@@ -1,4 +1,4 @@
-"""Decides which waiting requests run together, and when.
+"""Decides which waiting requests run together, and when; refuses at once what would only wait in vain.
 
 Pure state: no clock, no sockets, no tensors. `models.py` asks `poll(now)` and does what it says.
 
@@ -8,11 +8,19 @@ Pure state: no clock, no sockets, no tensors. `models.py` asks `poll(now)` and d
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import math
+from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from service.engine.latency import Latency
 from service.engine.queues import Queue, Waiting
 from service.errors import QueueFull
+
+MAX_OVERTAKINGS = 16  # batches that may go before the request that waits longest, whatever its priority and shape
+CAUTION = 1.1  # a prediction is off by a tenth: what is due by then is not worth the work of the device
+SPARE = 2.0  # times its batch's own time before a deadline, no request waits for company any more
+MAX_RETRY_S = 60.0  # a client that is told of more than a minute had better ask somebody else
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,22 +28,28 @@ class Policy:
     """How one model is batched. `max_batch_size` 0: no batch dimension, every request runs alone.
 
     `max_queue_delay_s` 0 is work-conserving: an idle instance never waits for more requests. `buckets` are the batch
-    sizes that run; the last is `max_batch_size`.
+    sizes that run; the last is `max_batch_size`. A delay ends also as soon as one of the `preferred` sizes is there.
     """
 
     max_batch_size: int
     buckets: tuple[int, ...] = ()
     max_queue_delay_s: float = 0.0
     max_queue_size: int = 1024  # requests
+    preferred: tuple[int, ...] = ()
+    instances: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Run these together, padded to `bucket` rows. `reason` says why now: full, idle, or the delay is over."""
+    """Run these together, padded to `bucket` rows, then say `finished`.
+
+    `reason` is why just now: full, preferred, idle, or the delay is over.
+    """
 
     requests: tuple[Waiting, ...]
     bucket: int
     reason: str = field(default="idle", compare=False)
+    number: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +67,19 @@ class WaitUntil:
 
 
 class Batcher:
-    """The queue of one model and the decision what to do with it."""
+    """The queue of one model and the decision what to do with it.
+
+    No request starves: its line serves by deadline, and one without is due PATIENCE_S after it came; and where other
+    shapes or priorities go before it, the one that waits longest goes next after MAX_OVERTAKINGS batches.
+    """
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
+        self.measured({})
         self._queue = Queue()
+        self._running: dict[int, float] = {}  # when each batch should be done
+        self._runs = 0
+        self._overtakings = 0
 
     def __repr__(self) -> str:
         deadline = self._queue.next_deadline()
@@ -67,37 +89,140 @@ class Batcher:
     def __len__(self) -> int:
         return self._queue.count
 
-    def add(self, waiting: Waiting) -> None:
-        """Let a request wait. Raises QueueFull where too many wait already."""
-        if self._queue.count >= self.policy.max_queue_size:
-            raise QueueFull(
-                f"the queue is full: {self._queue.count} requests wait already (max_queue_size "
-                f"{self.policy.max_queue_size}): try again later"
-            )
+    def measured(self, seconds: Mapping[int, float]) -> None:
+        """Plan from now on by what batches of each size take."""
+        self.latency = Latency(self.policy.buckets or tuple(range(1, self.policy.max_batch_size + 1)), seconds)
+
+    def add(self, waiting: Waiting, *, is_accepted: bool = False) -> None:
+        """Let a request wait. Raises QueueFull where too many wait already, or where it would miss its deadline.
+
+        What was accepted before, by an engine that died, is not refused.
+        """
+        if not is_accepted:
+            if self._queue.count >= self.policy.max_queue_size:
+                raise _refusal(
+                    f"the queue is full: {self._queue.count} requests wait already (max_queue_size "
+                    f"{self.policy.max_queue_size}): try again later",
+                    self._backlog(waiting.arrived) if self.latency.is_known else None,
+                )
+            if waiting.deadline is not None and self.latency.is_known:
+                self._check_in_time(waiting, waiting.arrived, waiting.deadline)
         self._queue.add(waiting)
 
     def cancel(self, waiting: Waiting) -> bool:
         """Forget a request that still waits; False where it runs or has run."""
         return self._queue.remove(waiting)
 
-    def poll(self, now: float) -> Run | Expire | WaitUntil | None:
-        """What to do at `now`; None: wait for a request. Ask again after each answer but WaitUntil and None."""
+    def poll(self, now: float, *, is_busy: bool = False) -> Run | Expire | WaitUntil | None:
+        """What to do at `now`; None: wait for a request. Ask again after each answer but WaitUntil and None.
+
+        `is_busy`: the instance computes, and asks for what it may prepare meanwhile: only a full batch, as what comes
+        later could not join that one either.
+        """
         expired = self._queue.expire(now)
         if expired:
             return Expire(expired)
-        first = self._queue.first()
-        if first is None:
-            return None
-        due = first.arrived + self.policy.max_queue_delay_s
-        if now < due and self._queue.rows_behind(first) < self.policy.max_batch_size:
-            deadline = self._queue.next_deadline()
-            return WaitUntil(due if deadline is None else min(due, deadline))
-        requests = self._queue.take(first, self.policy.max_batch_size)
-        rows = sum(request.rows for request in requests)
-        is_full = 0 < self.policy.max_batch_size <= rows
-        return Run(requests, self.bucket(rows), "full" if is_full else "delay" if due > first.arrived else "idle")
+        when = math.inf
+        for head in self._candidates():
+            rows, reason, due = self._ready(head, now)
+            if rows and (reason == "full" or not is_busy):
+                return self._dispatch(head, rows, reason, now)
+            when = min(when, due)
+        deadline = self._queue.next_deadline()
+        when = min(math.inf if is_busy else when, math.inf if deadline is None else deadline)
+        return None if when == math.inf else WaitUntil(when)
+
+    def finished(self, run: Run, seconds: float | None) -> None:
+        """A batch has been answered, in so many seconds where nothing in it failed."""
+        self._running.pop(run.number, None)
+        if seconds is not None:
+            self.latency.observed(run.bucket, seconds)
 
     def bucket(self, rows: int) -> int:
-        """The smallest batch size that holds `rows` rows."""
-        buckets = self.policy.buckets
-        return buckets[bisect_left(buckets, rows)] if buckets else rows
+        """The batch size in which `rows` rows run together."""
+        return self.latency.bucket(rows)
+
+    def _candidates(self) -> list[Waiting]:
+        heads = self._queue.heads()
+        if self._overtakings < MAX_OVERTAKINGS:
+            return heads
+        oldest = self._queue.oldest()
+        if oldest is None:
+            return heads
+        self._queue.promote(oldest)
+        return [oldest]
+
+    def _ready(self, head: Waiting, now: float) -> tuple[int, str, float]:
+        """How many rows of this shape may run now and why; 0: none before the time that comes third."""
+        policy, rows = self.policy, self._queue.rows_behind(head)
+        if policy.max_batch_size > 0 and rows >= self.latency.largest:
+            return rows, "full", now
+        if not policy.max_queue_delay_s or not policy.max_batch_size:
+            return rows, "idle", now
+        due = self._queue.since(head) + policy.max_queue_delay_s
+        deadline = self._queue.next_deadline()
+        if deadline is not None and self.latency.is_known:
+            due = min(due, deadline - SPARE * self.latency.seconds(rows))
+        if now >= due:
+            return rows, "delay", now
+        preferred = bisect_right(policy.preferred, rows)
+        return (policy.preferred[preferred - 1], "preferred", now) if preferred else (0, "", due)
+
+    def _dispatch(self, head: Waiting, rows: int, reason: str, now: float) -> Run:
+        """Take the next batch of the best way to divide `rows` rows."""
+        oldest = self._queue.oldest()
+        requests = self._queue.take(head, self.latency.first(rows), now)
+        self._overtakings = self._overtakings + 1 if self._queue.oldest() is oldest else 0
+        taken = sum([request.rows for request in requests])
+        if reason == "full" and taken < self.latency.largest:
+            reason = "idle"  # the next one did not fit
+        bucket = self.latency.bucket(taken)
+        self._runs += 1
+        if self.latency.is_known:
+            busy = len(self._running) >= self.policy.instances
+            began = max(now, min(self._running.values())) if busy else now  # it was prepared while others run
+            self._running[self._runs] = began + self.latency.seconds(bucket)
+        return Run(requests, bucket, reason, self._runs)
+
+    def _check_in_time(self, waiting: Waiting, now: float, deadline: float) -> None:
+        """Raises QueueFull where the answer would come too late.
+
+        What finds an idle instance is always let in: so the times are learned anew even if they were wrong.
+        """
+        if not self._queue.count and len(self._running) < self.policy.instances:
+            return
+        ahead = self._queue.rows_before(waiting)
+        expected, allowed = CAUTION * self._finish(ahead + waiting.rows, now), deadline - now
+        if expected > allowed:
+            raise _refusal(
+                f"the queue is too long for its deadline: {ahead} rows go before it, its answer is expected in "
+                f"{_milliseconds(expected)}, its time ends in {_milliseconds(allowed)}: try again later, or allow more",
+                expected - allowed,
+            )
+
+    def _finish(self, rows: int, now: float) -> float:
+        """In how many seconds the last of `rows` rows would be answered that are served before all others."""
+        whole, rest = divmod(max(0, rows - 1), self.latency.largest)
+        before = self._busy(now) + whole * self.latency.seconds(self.latency.largest)
+        return before / self.policy.instances + self.latency.seconds(rest + 1)
+
+    def _backlog(self, now: float) -> float:
+        """In how many seconds all that waits would have been answered."""
+        return (self._busy(now) + self.latency.seconds(self._queue.rows)) / self.policy.instances
+
+    def _busy(self, now: float) -> float:
+        """The seconds that instances have yet to work on what they run; none where one is free."""
+        if len(self._running) < self.policy.instances:
+            return 0.0
+        return sum([max(0.0, end - now) for end in self._running.values()])
+
+
+def _refusal(sentence: str, seconds: float | None) -> QueueFull:
+    error = QueueFull(sentence)
+    if seconds is not None:
+        error.retry_after_s = min(seconds, MAX_RETRY_S)
+    return error
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * max(0.0, seconds):.0f} ms"

@@ -286,7 +286,7 @@ def test_only_what_comes_after_the_model(make: Make) -> None:
 
 def test_a_request_whose_time_runs_out_while_all_processes_are_busy_is_told_in_time(make: Make) -> None:
     bench = make(python={"timeout_s": 2.0})
-    bench.submit(1, "hang")
+    bench.submit(1, "hang", priority=1)
     bench.submit(2, "ab", deadline=time.monotonic() + 0.05)
     message, _ = bench.replies.of(2)
     assert isinstance(message, Failure)
