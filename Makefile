@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 MODELS ?= models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint types format bench protos lock docs clean clients tools dashboards
+.PHONY: help setup serve test lint types format bench protos lock docs clean clients tools ray dashboards
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,11 @@ build/tools/.installed: tests/deploy/install.sh tests/deploy/tools.txt | $(VENV)
 	PYTHON=$(BIN)/python tests/deploy/install.sh build/tools
 
 tools: build/tools/.installed  ## Fetch what judges the manifests and rules; without it these tests are skipped
+
+build/ray/.installed: tests/e2e/ray_env.sh | $(VENV)/.dev
+	PYTHON=$(BIN)/python tests/e2e/ray_env.sh build/ray
+
+ray: build/ray/.installed  ## Put Ray into an environment of its own; without it the tests of it are skipped
 
 lint: $(VENV)/.dev  ## Check style and formatting
 	$(BIN)/ruff check .

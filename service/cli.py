@@ -8,6 +8,7 @@
     torchere bench digits --concurrency 1:64
     torchere token infer read --file tokens
     torchere cache list
+    torchere deploy ray
 
 Imports of heavy parts happen inside the commands, so that `--help` is quick.
 """
@@ -27,6 +28,7 @@ from service import settings as configuration
 from service.bench.command import bench
 from service.flags import options
 from service.observe.store import metrics_folder
+from service.ray_serve.command import deploy
 from service.security import SCOPES, append_line, token_line
 from service.triton_flags import translate, triton_options
 
@@ -261,6 +263,7 @@ def prune_cache(
 
 
 main.add_command(bench)
+main.add_command(deploy)
 
 
 def _list_models(url: str, as_json: bool) -> None:

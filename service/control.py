@@ -39,6 +39,7 @@ class Control:
     ) -> None:
         self.extensions = extensions or Extensions(plane, Nobody())
         self.has_shared_memory = False
+        self.lacks: frozenset[str] = frozenset()  # extensions that this service cannot have
         self._plane = plane
         self._totals = totals
         self.version = __version__
@@ -55,6 +56,7 @@ class Control:
             *(WHERE_SHARED if self.has_shared_memory else ()),
             *(WHERE_CUDA_SHARED if self.extensions.shared.has_cuda_memory else ()),
         ]
+        extensions = [name for name in extensions if name not in self.lacks]
         return {"name": "torchere", "version": self.version, "extensions": extensions}
 
     def entries(self) -> tuple[Entry, ...]:

@@ -60,7 +60,7 @@ def test_files_and_functions_stay_small_and_say_what_they_are(path: Path) -> Non
     "module",
     [
         *("service.cli", "service.serve", "service.frontend", "service.observe.sidecar", "service.bench.process"),
-        "service.engine.steps.worker",
+        *("service.engine.steps.worker", "service.ray_serve.ingress", "service.ray_serve.replica"),
     ],
 )
 def test_parent_frontend_sidecar_and_load_import_no_torch(module: str) -> None:
