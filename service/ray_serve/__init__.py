@@ -1,0 +1,1 @@
+"""torchere as an application of Ray Serve: a deployment for each model, before them one that speaks HTTP and gRPC."""

@@ -1,0 +1,85 @@
+"""A Ray cluster of two nodes on this machine, with a Serve config deployed as `serve run` does it. Not a test.
+
+    build/ray/bin/python tests/e2e/ray_cluster.py serve.yaml
+
+Runs where Ray is installed, knows nothing of torchere. Each line on stdin is answered by a line of JSON: `status` the
+state of each application and its replicas by node, `kill` ends the second node at once, `end` or no more input all.
+"""
+
+import contextlib
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import ray
+from ray import serve
+from ray._private.state import actors  # the public list asks the dashboard, which is not there
+from ray.cluster_utils import Cluster
+
+MEMORY = 150 * 2**20  # of each node's object store
+REPLICA = "SERVE_REPLICA::"
+CORES = 8  # as Ray counts them: they do not bind
+
+
+def status() -> dict[str, object]:
+    """Of each application, and of each deployment: how many replicas run, and on which nodes they are."""
+    homes: dict[str, list[str]] = {}
+    for actor in actors(actor_state_name="ALIVE").values():
+        if actor["Name"].startswith(REPLICA):  # SERVE_REPLICA::application#deployment#id
+            homes.setdefault(actor["Name"].removeprefix(REPLICA).rpartition("#")[0], []).append(
+                actor["Address"]["NodeID"]
+            )
+    return {
+        application: {
+            "status": state.status,
+            "message": state.message,
+            "deployments": {
+                name: {
+                    "status": deployment.status,
+                    "message": deployment.message,
+                    "running": deployment.replica_states.get("RUNNING", 0),
+                    "nodes": homes.get(f"{application}#{name}", []),
+                }
+                for name, deployment in state.deployments.items()
+            },
+        }
+        for application, state in serve.status().applications.items()
+    }
+
+
+def main(config: str) -> None:
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": CORES,
+            "object_store_memory": MEMORY,
+            "include_dashboard": False,
+            "resources": {"head": 100},
+        },
+    )
+    second = cluster.add_node(num_cpus=CORES, object_store_memory=MEMORY)
+    try:
+        ray.init(address=cluster.address, namespace="serve", log_to_driver=False, logging_level=logging.WARNING)
+        command = [Path(sys.executable).with_name("serve"), "run", "--non-blocking", "--address", cluster.address]
+        subprocess.run([*command, config], check=True, stdout=sys.stderr, stdin=subprocess.DEVNULL)
+        print(json.dumps({"head": ray.get_runtime_context().get_node_id()}), flush=True)
+        for line in sys.stdin:
+            match line.strip():
+                case "status":
+                    print(json.dumps(status()), flush=True)
+                case "kill":
+                    cluster.remove_node(second, allow_graceful=False)
+                    print(json.dumps({"killed": second.node_id}), flush=True)
+                case "end":
+                    break
+    finally:
+        with contextlib.suppress(Exception):
+            serve.shutdown()
+        ray.shutdown()
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
