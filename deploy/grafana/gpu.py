@@ -51,7 +51,7 @@ CARDS = (
     ).bounded(0, 1),
     lines(
         "Power",
-        "Power that each GPU draws, and the largest share of what it may draw.",
+        "Power that each GPU draws, and the most that one may draw.",
         "watt",
         Query(POWER, CARD),
         Query(f"max({LIMIT})", "limit"),
@@ -72,7 +72,7 @@ MEMORY = (
         Query(USED, CARD),
         Query(f"max({TOTAL})", "of one GPU"),
     ).coloured({"of one GPU": RED}),
-    lines("Memory in use", "The same as a share.", "percentunit", Query(f"{USED} / {TOTAL}", CARD))
+    lines("Memory in use: share", "The same, of what each GPU has.", "percentunit", Query(f"{USED} / {TOTAL}", CARD))
     .bounded(0, 1)
     .limited((0.97, RED)),
     lines(

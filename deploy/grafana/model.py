@@ -63,13 +63,13 @@ GLANCE = tuple(
 
 LATENCIES = (
     heat(
-        "Latency",
+        "Latency: how often",
         "How many answers took how long, from arrival to answer.",
         "s",
         buckets(LATENCY, MODEL),
     ).sized(12, 9),
     lines(
-        "Latency",
+        "Latency: quantiles",
         "From arrival to answer, of requests that succeeded; points are examples with their traces.",
         "s",
         *(
@@ -81,7 +81,7 @@ LATENCIES = (
 
 TIMES = (
     *(
-        heat(f"Phase {name}", text, "s", buckets(PHASE, f'{MODEL},phase="{name}"')).sized(8, 7)
+        heat(f"Phase {name}", text, "s", buckets(PHASE, f'{MODEL},phase="{name}"')).sized(8, 6)
         for name, text in TELLS.items()
     ),
     lines(
@@ -101,9 +101,14 @@ TIMES = (
 )
 
 BATCHES = (
-    heat("Rows in a batch", "How many batches had how many rows, padding left out.", "none", buckets(ROWS, MODEL)),
+    heat(
+        "Rows in a batch: how often",
+        "How many batches had how many rows, padding left out.",
+        "none",
+        buckets(ROWS, MODEL),
+    ),
     lines(
-        "Rows in a batch",
+        "Rows in a batch: mean",
         "The mean, padding left out.",
         "none",
         Query(mean(ROWS, MODEL, "version"), "version {{version}}"),

@@ -78,7 +78,7 @@ TRAFFIC = (
         Query(rate(REQUESTS, KNOWN, "model"), "{{model}}"),
     )
     .stacked()
-    .linked("This model", TO_MODEL + "${__field.labels.model}"),
+    .linked("This model", TO_MODEL + "${__field.labels.model:percentencode}"),
     lines(
         "Requests by outcome",
         "invalid: the client's fault. rejected: no room in the queue, or the service is draining. timeout: the time it "
@@ -98,7 +98,7 @@ TRAFFIC = (
         ),
     )
     .limited((0.01, RED))
-    .linked("This model", TO_MODEL + "${__field.labels.model}"),
+    .linked("This model", TO_MODEL + "${__field.labels.model:percentencode}"),
     lines(
         "Latency",
         "From a request's arrival to its answer, of those that succeeded; points are examples with their traces.",
@@ -112,7 +112,7 @@ TRAFFIC = (
         Query(quantile(0.99, LATENCY, KNOWN, "model"), "{{model}}"),
     )
     .limited((IN_TIME_S, RED))
-    .linked("This model", TO_MODEL + "${__field.labels.model}"),
+    .linked("This model", TO_MODEL + "${__field.labels.model:percentencode}"),
     lines(
         "Rows by model",
         "Rows of requests that were answered with success; a request may hold many.",
@@ -222,7 +222,9 @@ MODELS = (
         "Each version of each model, by what it serves and how. A click on a name leads to its dashboard.",
         (
             Column(
-                "model", "Model", properties={"links": [{"title": "This model", "url": TO_MODEL + "${__value.text}"}]}
+                "model",
+                "Model",
+                properties={"links": [{"title": "This model", "url": TO_MODEL + "${__value.text:percentencode}"}]},
             ),
             Column("version", "Version"),
             Column("backend", "Backend"),
@@ -243,7 +245,7 @@ MODELS = (
         "Instances",
         "Each instance that tells metrics, and its version of torchere.",
         (Column("instance", "Instance"), Column("version", "torchere"), Column("namespace", "Namespace")),
-        Query(f"torchere_build_info{{{SERVICE}}}"),
+        Query(f"count by (instance, version, namespace) (torchere_build_info{{{SERVICE}}})"),
     ).sized(8, 9),
 )
 

@@ -228,13 +228,12 @@ class Column:
 
 
 def table(title: str, description: str, columns: tuple[Column, ...], *queries: Query) -> Panel:
-    """One line for each set of labels that the queries share; what is no column is not shown."""
+    """One line for each set of labels that the queries share. Their labels must be columns, for all are shown."""
     sources = [f"Value #{each.source}" if len(each.source) == 1 else each.source for each in columns]
     if len(queries) == 1:
         sources = ["Value" if source == "Value #A" else source for source in sources]
     organize = {
-        "includeByName": dict.fromkeys(sources, True),
-        "excludeByName": {"Time": True},
+        "excludeByName": {name: True for name in ("Time", "Value") if name not in sources},
         "indexByName": {source: index for index, source in enumerate(sources)},
         "renameByName": {source: each.heading for source, each in zip(sources, columns, strict=True)},
     }

@@ -177,7 +177,9 @@ def variables(place: dict[str, str]) -> dict[str, str]:
 @pytest.mark.parametrize("place", [MACHINE, POD], ids=["machine", "pod"])
 def test_every_panel_has_data(prometheus: RunningPrometheus, place: dict[str, str]) -> None:
     expressions = {
-        f"{dashboard['title']}: {panel['title']} {target['refId']}": filled(target["expr"], variables(place))
+        f"{dashboard['title']}: {panel['id']} {panel['title']} {target['refId']}": filled(
+            target["expr"], variables(place)
+        )
         for dashboard in DASHBOARDS
         for panel in dashboard["panels"]
         for target in panel.get("targets", ())
