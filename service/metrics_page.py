@@ -43,7 +43,7 @@ says that the sidecar lives.
 
   which needs to read the folder only. Both must run on one node: locks on the files tell the living from the dead.
 * **GPUs** need the driver and `pip install 'torchere[nvml]'`; without, their metrics are absent.
-* **Cost** (`python -m benchmarks.metrics_cost`; the last run is in `benchmarks/results/metrics.json`). To count a request
+* **Cost** (`python -m benchmarks.metrics_cost`; last run: `benchmarks/results/metrics.json`). To count a request
   in a batch of eight takes 2.2 µs of processor time, about 2 % of the 100 to 110 that an MLP's request takes in all
   processes. Whether throughput falls by less than 2 % is not shown: on the two shared cores where it was run, rates
   differed tenfold between rounds. Three runs put the processor time of a request 7.5, 3.6 and 1.2 % above that of a
