@@ -1,4 +1,4 @@
-"""One format of log lines for every process: for people, or JSON for machines. Control characters never get through.
+"""One format of log lines for every process: for people, or JSON for machines. Nothing that a client wrote can forge one.
 
 Knows nothing of the service. Each process calls `set_up_logging` once, first thing, and `follow_log_settings` when they
 are changed.
@@ -6,14 +6,57 @@ are changed.
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import sys
 import time
 from typing import Literal
 
 import msgspec
 
-CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)}  # a client's text cannot forge a line
+MOST_CHARACTERS = 8192  # of a message: a client must not fill the disk with a name
+FIELDS = ("request_id", "trace_id", "model", "version", "protocol", "status", "seconds", "batch", "phases_ms")
+NAMED = FIELDS[:4]  # what lines for people end with; the rest is in their message
+PLAIN_VALUE = re.compile(r"[A-Za-z0-9_.:/-]+")
+JSON = json.JSONEncoder(separators=(",", ":"))  # all but ASCII is escaped, so nothing can act on a terminal
+
+
+def plain(text: str) -> str:
+    """The text with everything escaped that is no ordinary character, and bounded.
+
+    That is: controls, line and paragraph separators, what turns the direction of text, what cannot be seen.
+    """
+    if len(text) > MOST_CHARACTERS:
+        text = f"{text[:MOST_CHARACTERS]}..."
+    if text.isprintable():
+        return text
+    return "".join([each if each.isprintable() else _escaped(ord(each)) for each in text])
+
+
+def _escaped(code: int) -> str:
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+
+
+class RateLimit:
+    """At most `most` in any `per_s` seconds or so, in one burst or not."""
+
+    def __init__(self, most: int, per_s: float) -> None:
+        self._most = most
+        self._per_s = per_s
+        self._since = float("-inf")
+        self._taken = self._left_out = 0
+
+    def take(self, now: float) -> int | None:
+        """How many were left out since the last; None: this one is, too."""
+        if now - self._since >= self._per_s:
+            self._since, self._taken = now, 0
+        if self._taken >= self._most:
+            self._left_out += 1
+            return None
+        self._taken += 1
+        left_out, self._left_out = self._left_out, 0
+        return left_out
 
 
 class LogSettings(msgspec.Struct, frozen=True):
@@ -70,9 +113,13 @@ class _Lines(logging.Formatter):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        message = record.getMessage().translate(CONTROL)
+        named = [f"{name}={_quoted(getattr(record, name))}" for name in NAMED if hasattr(record, name)]
+        message = plain(record.getMessage()) + (plain(f" [{' '.join(named)}]") if named else "")
         line = f"{self._stamp(record)} {record.levelname:<7} {self._process}: {message}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        if not record.exc_info:
+            return line
+        # Indented, so that no line of an exception's own text can pass for one of the log.
+        return "\n".join([line, *(f"    {plain(each)}" for each in self.formatException(record.exc_info).split("\n"))])
 
     def _stamp(self, record: logging.LogRecord) -> str:
         if self.has_date:
@@ -91,12 +138,21 @@ class _Json(logging.Formatter):
             "level": record.levelname.lower(),
             "process": self._process,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _bounded(record.getMessage()),
         }
-        fields.update({key: getattr(record, key) for key in ("request_id", "model", "status") if hasattr(record, key)})
+        fields.update({name: getattr(record, name) for name in FIELDS if hasattr(record, name)})
         if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(fields).decode()
+            fields["exception"] = _bounded(self.formatException(record.exc_info))
+        return JSON.encode(fields)
+
+
+def _quoted(text: str) -> str:
+    """A client's word for something cannot look as if it were several fields."""
+    return text if PLAIN_VALUE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."
 
 
 def _utc(record: logging.LogRecord) -> str:

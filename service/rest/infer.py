@@ -6,6 +6,7 @@ without ASGI where it can, `app.py` with it where not.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
@@ -18,6 +19,7 @@ from msgspec.structs import replace
 from service.errors import ExecutionFailed, InvalidInput, ServiceError, TooLarge
 from service.limits import Limits
 from service.load_report import ASK_LOAD, LOAD, load_report
+from service.observe.watching import CLIENT_LEFT, LEFT, Asking, Watch, Watcher, fields_of
 from service.plane import Plane
 from service.rest.body import Receive, choose_encoding, compress, read_body, unpack
 from service.rest.codec import encode_infer, parse_infer
@@ -27,7 +29,7 @@ from service.rest.events import send_events
 from service.rest.generate import ask_for_one, encode_event, encode_generated, read_generate
 from service.rest.operations import INFERENCE
 from service.rest.raw import read_one_row
-from service.rest.routes import Route
+from service.rest.routes import PATTERNS, Route
 from service.rest.tf_serving import Predict
 from service.rest.torch_serve import Predictions
 from service.rest.v1 import V1
@@ -39,7 +41,8 @@ log = logging.getLogger("torchere.frontend")
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-TRACE = b"traceparent"
+TRACE, TRACE_STATE = b"traceparent", b"tracestate"
+INTERNAL = "internal error: the server's log has the details"
 JSON_SIZE = b"inference-header-content-length"
 MAX_DIGITS = 18  # more than any body has; Python refuses to read numbers of thousands of digits
 
@@ -60,6 +63,7 @@ class InferLane:
     def __init__(self, plane: Plane, limits: Limits, prefix: str = "", guard: Guard | None = None) -> None:
         self.limits = limits
         self.prefix = prefix.encode()  # of every path
+        self.watcher: Watcher | None = None
         self._guard = guard
         self._plane = plane
         self._v1 = V1(plane)
@@ -74,13 +78,18 @@ class InferLane:
         try:
             if scope["method"] not in allowed:
                 names = " or ".join(allowed)
+                self._note(scope, headers, route, arrived, 405)
                 answer: Answer = (
                     405,
                     [JSON, (b"allow", ", ".join(allowed).encode())],
                     [error_body(f"{scope['method'][:20]} is not for inference: use {names}")],
                 )
             else:
-                body = await read_body(receive, headers, self.limits.body_bytes)
+                try:
+                    body = await read_body(receive, headers, self.limits.body_bytes)
+                except ServiceError as error:
+                    self._note(scope, headers, route, arrived, error_answer(error)[0])
+                    raise
                 asked = Asked(route, scope["query_string"], headers, body, arrived)
                 if route.door == "generate_stream":
                     await self._stream(asked, receive, send)
@@ -102,13 +111,22 @@ class InferLane:
 
     async def answer(self, asked: Asked) -> Answer:
         """Never raises: every failure has its status and its sentence."""
+        watch = None if self.watcher is None else self.watcher.begin(_asking(asked))
+        reason = ""
         try:
-            return await self._answer(asked)
+            answer = await self._answer(asked, watch)
         except ServiceError as error:
-            return self.refusal(error)
-        except Exception:  # a fault of ours: the client gets no inner detail, the log gets all
-            log.exception("an inference request failed unexpectedly")
-            return self.refusal(ExecutionFailed("internal error: the server's log has the details"))
+            answer, reason = self.refusal(error), str(error)
+        except asyncio.CancelledError:
+            if watch is not None and self.watcher is not None:
+                self.watcher.finish(watch, CLIENT_LEFT, LEFT)
+            raise
+        except Exception:
+            _log_fault(InferRequest(asked.route.model, asked.route.version, ()))
+            answer, reason = self.refusal(ExecutionFailed(INTERNAL)), INTERNAL
+        if watch is not None and self.watcher is not None:
+            self.watcher.finish(watch, answer[0], reason)
+        return answer
 
     def refusal(self, error: ServiceError) -> Answer:
         """The answer for an error; it ends the connection where nothing more can come of it."""
@@ -117,16 +135,26 @@ class InferLane:
             headers.append((b"connection", b"close"))
         return status, headers, [text]
 
-    async def _answer(self, asked: Asked) -> Answer:
+    async def _answer(self, asked: Asked, watch: Watch | None) -> Answer:
         """Translate, ask the plane, translate back; what cannot be translated is counted as refused."""
-        request, encode = await self._translate(asked)
-        if asked.route.door == "generate":
-            response = await ask_for_one(self._plane, request)
-        else:
-            response = await self._plane.infer(request)
-        began = time.monotonic()
-        answer, headers = encode(response), asked.headers
-        self._plane.encoded(response, time.monotonic() - began)
+        request, encode = await self._translate(asked, watch)
+        try:
+            if asked.route.door == "generate":
+                response = await ask_for_one(self._plane, request)
+            else:
+                response = await self._plane.infer(request)
+            began = time.monotonic()
+            answer, headers = encode(response), asked.headers
+            spent = time.monotonic() - began
+        except ServiceError:
+            raise
+        except Exception as error:
+            _log_fault(request)
+            raise ExecutionFailed(INTERNAL) from error
+        self._plane.encoded(response, spent)
+        if watch is not None:
+            watch.answered(response)
+            watch.encoded(began, spent)
         if b"accept-encoding" in headers:
             answer = await _packed(answer, headers[b"accept-encoding"])
         if ASK_LOAD in headers:
@@ -137,12 +165,38 @@ class InferLane:
 
     async def _stream(self, asked: Asked, receive: Receive, send: Send) -> None:
         """Each response as an event. Raises ServiceError where there is nothing to be sent but that."""
-        request, _ = await self._translate(asked)
-        error = await send_events(self._plane.stream(request), encode_event, receive, send)
-        if error is not None:
-            raise error
+        watch = None if self.watcher is None else self.watcher.begin(_asking(asked))
+        status, reason = 200, ""
+        try:
+            request, _ = await self._translate(asked, watch)
+            responses = self._plane.stream(request)
+            watched = responses if watch is None else watch.over(responses)
+            error = await send_events(watched, encode_event, receive, send)
+            if error is not None:
+                raise error
+        except ServiceError as error:
+            status, reason = error_answer(error)[0], str(error)
+            raise
+        finally:
+            if watch is not None and self.watcher is not None:
+                self.watcher.finish(watch, status, reason)
 
-    async def _translate(self, asked: Asked) -> Translated:
+    async def _translate(self, asked: Asked, watch: Watch | None) -> Translated:
+        """The request for the plane, marked where it is watched, and the way back."""
+        if watch is None:
+            return await self._read(asked)
+        request, encode = await self._read(asked)
+        return watch.mark(request), encode
+
+    def _note(
+        self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes], route: Route, arrived: float, status: int
+    ) -> None:
+        """A request that was refused unread."""
+        if self.watcher is not None:
+            asking = _asking(Asked(route, b"", headers, b"", arrived))
+            self.watcher.note(replace(asking, operation=f"{scope['method'][:20]} {PATTERNS[route.door]}"), status)
+
+    async def _read(self, asked: Asked) -> Translated:
         route, headers = asked.route, asked.headers
         bare = InferRequest(route.model, route.version, (), arrived=asked.arrived)
         if TRACE in headers:
@@ -197,6 +251,19 @@ class InferLane:
         backend = self._plane.catalog.entry(response.model, response.version).rung
         seconds = time.monotonic() - arrived
         return server_timing(response.phases_ns, seconds, response.batch, response.bucket, backend)
+
+
+def _asking(asked: Asked) -> Asking:
+    """A request as whoever watches it sees it."""
+    route, headers = asked.route, asked.headers
+    parent, state = headers.get(TRACE, b"").decode("latin-1"), headers.get(TRACE_STATE, b"").decode("latin-1")
+    operation = f"POST {PATTERNS[route.door]}"
+    return Asking("http", operation, route.model, route.version, asked.arrived, parent, state)
+
+
+def _log_fault(request: InferRequest) -> None:
+    """A fault of ours: the client gets no inner detail, the log gets all. Call it where the exception is handled."""
+    log.exception("an inference request failed unexpectedly", extra=fields_of(request))
 
 
 def header_of(headers: dict[bytes, bytes]) -> Header:

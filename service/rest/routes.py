@@ -25,6 +25,17 @@ PREDICTIONS = re.compile(r"/predictions/([^/]+)(?:/([^/]+))?")
 MAX_REMEMBERED = 512  # bytes of a path; longer ones are parsed each time, so that nobody fills memory with them
 
 
+# What an operation is called in logs and traces: the same for all models.
+PATTERNS: dict[Door, str] = {
+    "v2": "/v2/models/{model}/infer",
+    "v1": "/v1/models/{model}/infer",
+    "predict": "/v1/models/{model}:predict",
+    "predictions": "/predictions/{model}",
+    "generate": "/v2/models/{model}/generate",
+    "generate_stream": "/v2/models/{model}/generate_stream",
+}
+
+
 class Route(msgspec.Struct, frozen=True):
     """A path that asks for inference. `version` and `label` are "" where the path has none."""
 
