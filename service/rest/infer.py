@@ -7,9 +7,8 @@ without ASGI where it can, `app.py` with it where not.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -19,7 +18,7 @@ from msgspec.structs import replace
 from service.errors import ExecutionFailed, InvalidInput, ServiceError, TooLarge
 from service.limits import Limits
 from service.load_report import ASK_LOAD, LOAD, load_report
-from service.observe.watching import CLIENT_LEFT, LEFT, Asking, Watch, Watcher, fields_of
+from service.observe.watching import CLIENT_LEFT, LEFT, Watch, Watcher
 from service.plane import Plane
 from service.rest.body import Receive, choose_encoding, compress, read_body, unpack
 from service.rest.codec import encode_infer, parse_infer
@@ -29,19 +28,15 @@ from service.rest.events import send_events
 from service.rest.generate import ask_for_one, encode_event, encode_generated, read_generate
 from service.rest.operations import INFERENCE
 from service.rest.raw import read_one_row
-from service.rest.routes import PATTERNS, Route
+from service.rest.routes import Route
 from service.rest.tf_serving import Predict
 from service.rest.torch_serve import Predictions
 from service.rest.v1 import V1
+from service.rest.watched import TRACE, Send, asking_of, log_fault
 from service.security import Guard, Header
 from service.tensors import Buffer, InferRequest, InferResponse
 from service.timing import ASK, is_wanted, server_timing
 
-log = logging.getLogger("torchere.frontend")
-
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-TRACE, TRACE_STATE = b"traceparent", b"tracestate"
 INTERNAL = "internal error: the server's log has the details"
 JSON_SIZE = b"inference-header-content-length"
 MAX_DIGITS = 18  # more than any body has; Python refuses to read numbers of thousands of digits
@@ -78,7 +73,7 @@ class InferLane:
         try:
             if scope["method"] not in allowed:
                 names = " or ".join(allowed)
-                self._note(scope, headers, route, arrived, 405)
+                self._note(route, headers, arrived, scope["method"], 405)
                 answer: Answer = (
                     405,
                     [JSON, (b"allow", ", ".join(allowed).encode())],
@@ -88,7 +83,7 @@ class InferLane:
                 try:
                     body = await read_body(receive, headers, self.limits.body_bytes)
                 except ServiceError as error:
-                    self._note(scope, headers, route, arrived, error_answer(error)[0])
+                    self._note(route, headers, arrived, scope["method"], error_answer(error)[0])
                     raise
                 asked = Asked(route, scope["query_string"], headers, body, arrived)
                 if route.door == "generate_stream":
@@ -111,7 +106,7 @@ class InferLane:
 
     async def answer(self, asked: Asked) -> Answer:
         """Never raises: every failure has its status and its sentence."""
-        watch = None if self.watcher is None else self.watcher.begin(_asking(asked))
+        watch = self._watch(asked) if self.watcher is not None else None
         reason = ""
         try:
             answer = await self._answer(asked, watch)
@@ -122,7 +117,7 @@ class InferLane:
                 self.watcher.finish(watch, CLIENT_LEFT, LEFT)
             raise
         except Exception:
-            _log_fault(InferRequest(asked.route.model, asked.route.version, ()))
+            log_fault(InferRequest(asked.route.model, asked.route.version, ()))
             answer, reason = self.refusal(ExecutionFailed(INTERNAL)), INTERNAL
         if watch is not None and self.watcher is not None:
             self.watcher.finish(watch, answer[0], reason)
@@ -149,7 +144,7 @@ class InferLane:
         except ServiceError:
             raise
         except Exception as error:
-            _log_fault(request)
+            log_fault(request)
             raise ExecutionFailed(INTERNAL) from error
         self._plane.encoded(response, spent)
         if watch is not None:
@@ -165,7 +160,7 @@ class InferLane:
 
     async def _stream(self, asked: Asked, receive: Receive, send: Send) -> None:
         """Each response as an event. Raises ServiceError where there is nothing to be sent but that."""
-        watch = None if self.watcher is None else self.watcher.begin(_asking(asked))
+        watch = self._watch(asked)
         status, reason = 200, ""
         try:
             request, _ = await self._translate(asked, watch)
@@ -188,13 +183,15 @@ class InferLane:
         request, encode = await self._read(asked)
         return watch.mark(request), encode
 
-    def _note(
-        self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes], route: Route, arrived: float, status: int
-    ) -> None:
+    def _watch(self, asked: Asked) -> Watch | None:
+        if self.watcher is None:
+            return None
+        return self.watcher.begin(asking_of(asked.route, asked.headers, asked.arrived))
+
+    def _note(self, route: Route, headers: dict[bytes, bytes], arrived: float, verb: str, status: int) -> None:
         """A request that was refused unread."""
         if self.watcher is not None:
-            asking = _asking(Asked(route, b"", headers, b"", arrived))
-            self.watcher.note(replace(asking, operation=f"{scope['method'][:20]} {PATTERNS[route.door]}"), status)
+            self.watcher.note(asking_of(route, headers, arrived, verb), status)
 
     async def _read(self, asked: Asked) -> Translated:
         route, headers = asked.route, asked.headers
@@ -251,19 +248,6 @@ class InferLane:
         backend = self._plane.catalog.entry(response.model, response.version).rung
         seconds = time.monotonic() - arrived
         return server_timing(response.phases_ns, seconds, response.batch, response.bucket, backend)
-
-
-def _asking(asked: Asked) -> Asking:
-    """A request as whoever watches it sees it."""
-    route, headers = asked.route, asked.headers
-    parent, state = headers.get(TRACE, b"").decode("latin-1"), headers.get(TRACE_STATE, b"").decode("latin-1")
-    operation = f"POST {PATTERNS[route.door]}"
-    return Asking("http", operation, route.model, route.version, asked.arrived, parent, state)
-
-
-def _log_fault(request: InferRequest) -> None:
-    """A fault of ours: the client gets no inner detail, the log gets all. Call it where the exception is handled."""
-    log.exception("an inference request failed unexpectedly", extra=fields_of(request))
 
 
 def header_of(headers: dict[bytes, bytes]) -> Header:
