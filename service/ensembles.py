@@ -47,7 +47,8 @@ class Verdict:
         entry = structs.replace(entry, artifact=_digest((entry.artifact, self.artifacts)))
         if self.state is State.READY or entry.state is State.UNLOADING:
             return entry
-        return structs.replace(entry, state=self.state, reason=self.reason)
+        is_resuming = self.state is State.LOADING and (entry.is_ready or entry.is_resuming)
+        return structs.replace(entry, state=self.state, reason=self.reason, is_resuming=is_resuming)
 
 
 class Ensembles:

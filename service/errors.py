@@ -5,6 +5,7 @@
      │    └── UnknownSequence it goes on with a sequence that the engine knows nothing of
      ├── NotFound             no such model, version or route
      ├── Unavailable          not ready, draining, the engine died: the same request may succeed later
+     │    ├── NotLoaded       no engine has the model just now, and none ran the request
      │    └── QueueFull       too much work waits already
      │         └── Exhausted  the same, where the server is set to say so in other words
      ├── Unauthenticated      a token is missing, or not known
@@ -34,6 +35,7 @@ class Code(StrEnum):
     UNKNOWN_SEQUENCE = "unknown_sequence"
     NOT_FOUND = "not_found"
     UNAVAILABLE = "unavailable"
+    NOT_LOADED = "not_loaded"
     QUEUE_FULL = "queue_full"
     EXHAUSTED = "exhausted"
     UNAUTHENTICATED = "unauthenticated"
@@ -70,6 +72,10 @@ class Unavailable(ServiceError):
     retry_after_s = 2.0  # an engine takes two to three seconds to come back from the cache
 
 
+class NotLoaded(Unavailable):
+    code = Code.NOT_LOADED
+
+
 class QueueFull(Unavailable):
     code = Code.QUEUE_FULL
     retry_after_s = 1.0
@@ -77,6 +83,13 @@ class QueueFull(Unavailable):
 
 class Exhausted(QueueFull):
     code = Code.EXHAUSTED
+
+    @classmethod
+    def instead_of(cls, error: ServiceError) -> Exhausted:
+        """The same, to be tried again at the same time."""
+        exhausted = cls(str(error))
+        exhausted.retry_after_s = error.retry_after_s or cls.retry_after_s
+        return exhausted
 
 
 class Unauthenticated(ServiceError):
@@ -118,6 +131,7 @@ BY_CODE: dict[Code, type[ServiceError]] = {
         UnknownSequence,
         NotFound,
         Unavailable,
+        NotLoaded,
         QueueFull,
         Exhausted,
         Unauthenticated,
@@ -140,6 +154,7 @@ OUTCOMES = {
     Code.TOO_LARGE: "invalid",
     Code.UNSUPPORTED: "invalid",
     Code.UNAVAILABLE: "failed",
+    Code.NOT_LOADED: "failed",
     Code.QUEUE_FULL: "rejected",
     Code.DEADLINE: "timeout",
     Code.CANCELLED: "cancelled",
@@ -151,9 +166,12 @@ def from_code(code: str, message: str) -> ServiceError:
     return BY_CODE[Code(code)](message)
 
 
-def from_inside(code: str, message: str) -> ServiceError:
+def from_inside(code: str, message: str, retry_after_s: float | None = None) -> ServiceError:
     """The error of another process of this service, in the words that a client may read."""
-    return from_code(code, without_paths(message))
+    error = from_code(code, without_paths(message))
+    if retry_after_s is not None:
+        error.retry_after_s = retry_after_s
+    return error
 
 
 def without_paths(sentence: str) -> str:

@@ -164,6 +164,7 @@ class ServedEnsemble:
             served.entry.contract,
             request.sequence,
             mark=request.mark,
+            retry=request.retry,
         )
         now = time.monotonic()
         with self._state:
@@ -171,7 +172,8 @@ class ServedEnsemble:
                 return  # another step has failed meanwhile, or the client has gone
             self._given[number] = _Given(run, call, served, rows, now)
             run.given.add(number)
-        served.submit(Pending(message, [memoryview(tensor.data) for tensor in tensors], self), now)
+        data = [memoryview(tensor.data) for tensor in tensors]
+        served.submit(Pending(message, data, self, within=run.pending.root), now)
 
     def _choose(self, call: Call) -> tuple[Served, list[Tensor], int]:
         """The newest that takes these tensors: while a model changes, the one before it is still there."""

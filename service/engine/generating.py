@@ -201,7 +201,7 @@ class Generation:
             mark=message.mark,
         )
         self._asked = time.monotonic()
-        self._inside.submit(Pending(asked, blobs, self), time.monotonic())
+        self._inside.submit(Pending(asked, blobs, self, within=self.pending.root), time.monotonic())
 
     def _give_up(self, error: ServiceError, process: StepProcess) -> None:
         self._answer_with(error)

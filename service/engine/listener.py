@@ -25,9 +25,13 @@ SOCKET_BUFFER_BYTES = (
 )  # a few large answers fit, so that a model's thread seldom has to leave some behind
 
 
-class Receiver(Protocol):
-    """Who gets what arrives; called on the listener's thread."""
+BEAT_S = 1.0  # at least so often, with nothing to read
 
+
+class Receiver(Protocol):
+    """Who gets what arrives; called on the listener's thread. `beat` is called at least every second."""
+
+    def beat(self) -> None: ...
     def handle(self, message: Infer | Cancel | Took, body: memoryview, connection: DataConnection) -> None: ...
     def forget(self, connection: DataConnection) -> None: ...
 
@@ -96,7 +100,8 @@ class Listener:
 
     def _read_all(self) -> None:
         while True:
-            for key, events in self._selector.select():
+            self._receiver.beat()
+            for key, events in self._selector.select(BEAT_S):
                 if key.fileobj is self._listening:
                     self._accept()
                 elif key.fileobj is self._woken:

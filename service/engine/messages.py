@@ -24,7 +24,8 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
 class Infer(Message, frozen=True):
     """Run one request. `sizes` are the bytes of each input; `deadline` is CLOCK_MONOTONIC in seconds.
 
-    `contract` is that of the entry by which the request was checked.
+    `contract` is that of the entry by which the request was checked. `id` is unique over all frontends; `retry`, one of
+    those in `rerun.py`, says what became of the request in another engine.
     """
 
     id: int
@@ -38,7 +39,9 @@ class Infer(Message, frozen=True):
     contract: int = 0
     sequence: SequencePoint | None = None
     places: Places | None = None
+    late: float | None = None  # CLOCK_MONOTONIC in seconds: from then on others go first
     mark: bytes = b""  # where the request is traced: `Result.ran` is wanted then
+    retry: int = 0
 
 
 class Cancel(Message, frozen=True):
@@ -76,17 +79,19 @@ class Failure(Message, frozen=True):
     id: int
     code: str
     message: str
+    retry_after_s: float | None = None  # where that is known better than for others of this code
 
 
 # From the parent to its children.
 
 
 class EngineAddress(msgspec.Struct, frozen=True, array_like=True):
-    """Where an engine listens. `generation` grows with each restart, so that a stale address is never mistaken."""
+    """Where an engine listens, and the file that says what ran in it. `generation` grows with each restart."""
 
     device: str
     path: str
     generation: int
+    black_box: str = ""
 
 
 TraceSettings = dict[str, dict[str, tuple[str, ...]]]  # by model, "" for all of them, then by setting
@@ -109,6 +114,7 @@ class Snapshot(Message, frozen=True):
     entries: tuple[Entry, ...]
     engines: tuple[EngineAddress, ...]
     shared: Shared = Shared()
+    is_leaving: bool = False  # the service will drain soon: it is ready no more, but answers
 
 
 class Configure(Message, frozen=True):
@@ -121,6 +127,8 @@ class Configure(Message, frozen=True):
     socket_path: str = ""
     settings: str = ""
     runtime_directory: str = ""
+    black_box: str = ""
+    batch_timeout_s: float = 0.0
 
 
 class Drain(Message, frozen=True):

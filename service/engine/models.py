@@ -9,12 +9,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from service.engine.batch import stack, unstack
 from service.engine.batcher import Batcher, Expire, Policy, Run, WaitUntil
+from service.engine.blackbox import BlackBox, Lane
+from service.engine.dividing import Divided
 from service.engine.messages import Failure, Result
 from service.engine.queues import Waiting
+from service.engine.rerun import FIRST, RAN
 from service.engine.served import BatchCounter, Connection, Pending
 from service.errors import Code, Unavailable
 from service.repository.catalog import Entry
@@ -26,8 +29,19 @@ from service.traced import ran_together
 class ServedModel:
     """Accepts requests for one version and answers each exactly once."""
 
-    def __init__(self, entry: Entry, runners: Sequence[Runner], device: Device, counter: BatchCounter) -> None:
+    def __init__(
+        self,
+        entry: Entry,
+        runners: Sequence[Runner],
+        device: Device,
+        counter: BatchCounter,
+        box: BlackBox | None = None,
+    ) -> None:
         self.entry = entry
+        self._box = box or BlackBox()
+        self._lanes = [self._box.lane(max(1, entry.max_batch_size)) for _ in runners]
+        for lane in self._lanes:
+            lane.bound(entry.batching.batch_timeout_s)
         self._device = device
         self._counter = counter
         self._runners = tuple(runners)
@@ -60,28 +74,36 @@ class ServedModel:
         assert len(runners) == len(self._threads), "one for each thread"
         self._runners = tuple(runners)
 
+    def plan_by(self, milliseconds: Mapping[int, float]) -> None:
+        """Batches are planned from now on by what they take, by their size. Any thread may call it."""
+        with self._inbox:
+            self._batcher.measured({size: spent / 1e3 for size, spent in milliseconds.items()})
+
     def close(self) -> None:
         """Answer what waits, then end the threads; returns when they have ended."""
         with self._inbox:
             self._is_closing = True
             self._inbox.notify_all()
-        for thread in self._threads:
+        for thread, lane in zip(self._threads, self._lanes, strict=True):
             thread.join()
+            self._box.give_back(lane)
 
     def submit(self, pending: Pending, now: float) -> None:
         """Let a request wait; a full queue is answered at once."""
         message = pending.message
         shape = tuple(shape[1:] for shape in message.shapes) if self.entry.max_batch_size else message.shapes
-        waiting = Waiting(message.rows, shape, now, message.deadline, message.priority, pending)
+        group = shape if message.retry != RAN else (shape, message.id)  # it may be deadly: nothing runs beside it
+        waiting = Waiting(message.rows, group, now, message.deadline, message.priority, pending)
         try:
             with self._inbox:
                 if self._is_closing:
                     raise Unavailable(f"model '{self.entry.name}' is being unloaded: try again")
-                self._batcher.add(waiting)
+                self._batcher.add(waiting, is_accepted=message.retry != FIRST)
                 self._waiting[id(pending.connection), message.id] = waiting
                 self._inbox.notify()
         except Unavailable as error:
-            pending.connection.send([(Failure(message.id, error.code, str(error)), ())])
+            failure = Failure(message.id, error.code, str(error), error.retry_after_s)
+            pending.connection.send([(failure, ())])
         self._counter.depth(len(self._batcher))
 
     def cancel(self, connection: Connection, request_id: int) -> None:
@@ -90,6 +112,11 @@ class ServedModel:
             waiting = self._waiting.pop((id(connection), request_id), None)
             if waiting is not None:
                 self._batcher.cancel(waiting)
+
+    def _divide(self, waiting: Waiting, pending: Pending) -> None:
+        """Let it run in parts, as it has more rows than a batch."""
+        divided = Divided(pending, lambda: self.cancel(pending.connection, pending.message.id))
+        waiting.payload, waiting.divide, waiting.part = divided.whole, divided.part, self.entry.max_batch_size
 
     def forget(self, connection: Connection) -> None:
         """Forget what waits for a frontend that has gone."""
@@ -109,7 +136,8 @@ class ServedModel:
                     )
                 else:
                     self._counter.dispatched(decision.reason, len(decision.requests))
-                    self._run(self._runners[index], decision.requests, time.monotonic())
+                    self._run(self._runners[index], decision.requests, time.monotonic(), self._lanes[index])
+                    self._lanes[index].end()
                     self._counter.settled(len(decision.requests))
 
     def _next(self) -> Run | Expire | None:
@@ -130,8 +158,9 @@ class ServedModel:
                     case None:
                         self._inbox.wait()
 
-    def _run(self, runner: Runner, requests: Sequence[Waiting], taken: float) -> None:
+    def _run(self, runner: Runner, requests: Sequence[Waiting], taken: float, lane: Lane) -> None:
         """Answer every request; a batch that fails is halved, so that only the request at fault fails."""
+        lane.begin([waiting.payload.root for waiting in requests])
         try:
             answers = self._answers(runner, requests, taken)
         except Exception as error:  # noqa: BLE001 - a model may raise anything; it is translated here, once
@@ -146,8 +175,8 @@ class ServedModel:
                 )
                 return
             middle = len(requests) // 2
-            self._run(runner, requests[:middle], taken)
-            self._run(runner, requests[middle:], taken)
+            self._run(runner, requests[:middle], taken, lane)
+            self._run(runner, requests[middle:], taken, lane)
             return
         by_connection = defaultdict(list)
         for waiting, answer in zip(requests, answers, strict=True):
@@ -172,7 +201,8 @@ class ServedModel:
         else:
             columns = [[(output.shape, output.data)] for output in outputs]
         queue_ns = [int((taken - waiting.arrived) * 1e9) for waiting in requests]
-        self._counter.batch(queue_ns, phases, sum(rows), bucket)
+        begun = [ns for ns, waiting in zip(queue_ns, requests, strict=True) if not waiting.start]
+        self._counter.batch(begun, phases, sum(rows), bucket, len(rows) - len(begun))
         self._counter.depth(len(self._batcher))
         ran = ran_together([item.message.mark for item in pending], taken)
         answers: list[tuple[Result, Sequence[memoryview]]] = []
@@ -203,4 +233,6 @@ def policy_of(entry: Entry) -> Policy:
         buckets=entry.buckets,
         max_queue_delay_s=entry.batching.max_queue_delay_us / 1e6,
         max_queue_size=entry.batching.max_queue_size,
+        preferred=entry.batching.preferred_batch_sizes,
+        instances=entry.instances,
     )

@@ -14,6 +14,7 @@ from msgspec import structs
 
 from compiler import backends
 from compiler.manifest import Manifest, read_manifest
+from service.engine.blackbox import BlackBox
 from service.engine.ensemble import InnerCounter, ServedEnsemble
 from service.engine.generating import GeneratingModel
 from service.engine.holdings import Holdings
@@ -25,11 +26,14 @@ from service.engine.stepped import SteppedModel
 from service.engine.surround import inside_of, surround
 from service.engine.warming import run_warm_up
 from service.repository.catalog import Entry
+from service.repository.config import Batching
 from service.runtime.device import Device
 from service.runtime.runner import Runner
 from service.runtime.stateful import StatefulRunner
 
 log = logging.getLogger("torchere.engine")
+
+SLOWER_THAN_IN_RACE = 100  # so much slower than it was timed is no load of the machine any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class Facilities:
     counter: Callable[[str, str], BatchCounter]  # of a version, by name and number
     inner: InnerCounter
     holdings: Holdings
+    box: BlackBox
+    batch_timeout_s: float  # of models that say nothing; 0: a batch takes as long as it takes
 
     @property
     def lookup(self) -> Lookup:
@@ -54,9 +60,9 @@ def open_served(order: Load, facilities: Facilities) -> Served:
     if entry.ensemble is not None:
         return ServedEnsemble(entry, facilities.holdings.find, counter, facilities.inner)
     if entry.sequencing is not None:
-        return surround(entry, _open_sequenced(inside_of(order), facilities.device, counter))
-    inside, runners = _open_artifact(order, facilities.device)
-    return surround(entry, ServedModel(inside, runners, facilities.device, counter))
+        return surround(entry, _open_sequenced(inside_of(order), facilities, counter))
+    inside, runners = _open_artifact(order, facilities)
+    return surround(entry, ServedModel(inside, runners, facilities.device, counter, facilities.box))
 
 
 def renew(served: Served, order: Load, facilities: Facilities) -> None:
@@ -65,7 +71,7 @@ def renew(served: Served, order: Load, facilities: Facilities) -> None:
         case ServedEnsemble():
             pass  # other steps are another contract
         case ServedModel():
-            _, runners = _open_artifact(order, facilities.device)
+            _, runners = _open_artifact(order, facilities)
             served.replace_runners(runners)
         case SequencedModel():
             served.replace_runners(_open_stateful(order, served.program))
@@ -75,7 +81,7 @@ def renew(served: Served, order: Load, facilities: Facilities) -> None:
             raise TypeError(f"{served!r} takes no other artifact: load it under a new contract")
 
 
-def _open_artifact(order: Load, device: Device) -> tuple[Entry, list[Runner]]:
+def _open_artifact(order: Load, facilities: Facilities) -> tuple[Entry, list[Runner]]:
     """The entry with the tensors that the artifact itself takes and gives, and its instances, warmed up."""
     folder = Path(order.folder)
     manifest = read_manifest(folder)
@@ -85,14 +91,24 @@ def _open_artifact(order: Load, device: Device) -> tuple[Entry, list[Runner]]:
         outputs=manifest.outputs,
         max_batch_size=manifest.max_batch_size,
         buckets=manifest.buckets,
+        batching=_bounded(order.entry, manifest, facilities.batch_timeout_s),
     )
-    return entry, [_open_instance(entry, folder, manifest, device) for _ in range(entry.instances)]
+    return entry, [_open_instance(entry, folder, manifest, facilities.device) for _ in range(entry.instances)]
 
 
-def _open_sequenced(order: Load, device: Device, counter: BatchCounter) -> SequencedModel:
+def _open_sequenced(order: Load, facilities: Facilities, counter: BatchCounter) -> SequencedModel:
     manifest = read_manifest(Path(order.folder))
-    program = program_of(order.entry, manifest.inputs, manifest.outputs, device)
-    return SequencedModel(order.entry, program, _open_stateful(order, program), counter)
+    program = program_of(order.entry, manifest.inputs, manifest.outputs, facilities.device)
+    entry = structs.replace(order.entry, batching=_bounded(order.entry, manifest, facilities.batch_timeout_s))
+    return SequencedModel(entry, program, _open_stateful(order, program), counter, facilities.box)
+
+
+def _bounded(entry: Entry, manifest: Manifest, default_s: float) -> Batching:
+    """With the longest that a batch may take: as the model says, else the default, unless the race says it is slow."""
+    if entry.batching.batch_timeout_s or not default_s:
+        return entry.batching
+    slowest_s = max(manifest.chosen.milliseconds.values(), default=0.0) / 1e3
+    return structs.replace(entry.batching, batch_timeout_s=max(default_s, SLOWER_THAN_IN_RACE * slowest_s))
 
 
 def _open_stateful(order: Load, program: Program) -> list[StatefulRunner]:

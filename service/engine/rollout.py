@@ -207,6 +207,7 @@ class Rollout:
             optimization=_optimization(version, state),
             progress=self._progress(version, state),
             is_awaited=version.announced.is_awaited,
+            is_resuming=state is State.LOADING and version.serving is not None,
         )
 
     def step_folders(self, key: Key) -> frozenset[str]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from compiler.spec import TensorSpec
+from service.engine.blackbox import BlackBox, Lane
 from service.engine.layout import Layout
 from service.engine.messages import Failure, Result
 from service.engine.sequences import Sequences
@@ -25,6 +26,7 @@ from service.runtime.device import Device
 from service.runtime.runner import Output
 from service.runtime.stateful import Signature, StatefulRunner
 from service.runtime.states import ZEROS, Places, States
+from service.traced import ran_together
 
 Specs = tuple[TensorSpec, ...]
 
@@ -44,13 +46,22 @@ class SequencedModel:
     """Accepts requests of sequences for one version and answers each exactly once, those of a sequence in order."""
 
     def __init__(
-        self, entry: Entry, program: Program, runners: Sequence[StatefulRunner], counter: BatchCounter
+        self,
+        entry: Entry,
+        program: Program,
+        runners: Sequence[StatefulRunner],
+        counter: BatchCounter,
+        box: BlackBox | None = None,
     ) -> None:
         assert entry.sequencing is not None, "it has state"
         self.entry = entry
         self.program = program
         self._counter = counter
         self._runners = tuple(runners)
+        self._box = box or BlackBox()
+        self._lanes = [self._box.lane(max(1, entry.max_batch_size)) for _ in runners]
+        for lane in self._lanes:
+            lane.bound(entry.batching.batch_timeout_s)
         self._batched = entry.max_batch_size > 0
         self._layout = Layout(entry.sequencing, program.signature.host_inputs, batched=self._batched)
         self._sequences = Sequences(entry.name, policy_of(entry))
@@ -87,6 +98,8 @@ class SequencedModel:
             self._inbox.notify_all()
         for thread in self._threads:
             thread.join()
+        for lane in self._lanes:
+            self._box.give_back(lane)
 
     def submit(self, pending: Pending, now: float) -> None:
         """Let a request wait for its turn; what cannot be is answered at once."""
@@ -144,10 +157,9 @@ class SequencedModel:
                         for turn, error in refused:
                             _refuse(turn.payload, error)
                     case Run() as run:
-                        self._counter.dispatched("idle", len(run.turns))
                         self._counter.dispatched(run.reason, len(run.turns))
-                        self._run(self._runners[index], run, time.monotonic())
-                        self._counter.settled(len(run.turns))
+                        self._run(self._runners[index], run, time.monotonic(), self._lanes[index])
+                        self._lanes[index].end()
                         self._counter.settled(len(run.turns))
 
     def _next(self, index: int) -> Run | Expire | Refuse | None:
@@ -174,8 +186,9 @@ class SequencedModel:
         for turn in turns:
             self._waiting.pop((id(turn.payload.connection), turn.payload.message.id), None)
 
-    def _run(self, runner: StatefulRunner, run: Run, taken: float) -> None:
+    def _run(self, runner: StatefulRunner, run: Run, taken: float, lane: Lane) -> None:
         """Answer every request; a batch that fails is halved, so that only the request at fault fails."""
+        lane.begin([turn.payload.root for turn in run.turns])
         try:
             answers = self._answers(runner, run, taken)
         except Exception as error:  # noqa: BLE001 - a model may raise anything; it is translated here, once
@@ -184,7 +197,8 @@ class SequencedModel:
             if len(run.turns) > 1:
                 middle = len(run.turns) // 2
                 for part in (slice(None, middle), slice(middle, None)):
-                    self._run(runner, Run(run.turns[part], run.rows[part], run.slots[part], run.bucket), taken)
+                    half = Run(run.turns[part], run.rows[part], run.slots[part], run.bucket)
+                    self._run(runner, half, taken, lane)
                 return
             reason = str(error).strip().partition("\n")[0][:300]
             sentence = f"model '{self.entry.name}' failed on this input: {type(error).__name__}: {reason}"

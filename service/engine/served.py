@@ -27,7 +27,9 @@ class Connection(Protocol):
 class BatchCounter(Protocol):
     """What `observe/metrics.py` is told about each batch and the queue."""
 
-    def batch(self, queue_ns: Sequence[int], phases_ns: tuple[int, int, int, int], rows: int, bucket: int) -> None: ...
+    def batch(
+        self, queue_ns: Sequence[int], phases_ns: tuple[int, int, int, int], rows: int, bucket: int, parts: int = 0
+    ) -> None: ...
     def depth(self, requests: int) -> None: ...
     def dispatched(self, reason: str, requests: int) -> None: ...
     def settled(self, requests: int) -> None: ...
@@ -40,12 +42,19 @@ class Pending:
 
     An answer has all outputs in the order of the entry; its id is the message's, which is unique on its connection.
     The connection also takes bytes on the GPU (a torch.Tensor of them) of the outputs whose indices are in `on_gpu`.
+    `within` is the id of the client's request that this is a part of; 0: it is that request.
     """
 
     message: Infer
     tensors: Sequence[memoryview]
     connection: Connection
     on_gpu: frozenset[int] = frozenset()
+    within: int = 0
+
+    @property
+    def root(self) -> int:
+        """The id of the client's request."""
+        return self.within or self.message.id
 
 
 class Served(Protocol):

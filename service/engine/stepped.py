@@ -197,7 +197,7 @@ class SteppedModel:
                 return
             self._inner[job.number] = job
         asked = structs.replace(job.asked.message, id=job.number)
-        self.inside.submit(Pending(asked, job.asked.tensors, self), time.monotonic())
+        self.inside.submit(Pending(asked, job.asked.tensors, self, within=job.pending.root), time.monotonic())
 
     def _finish(self, job: Job, result: Result, blobs: Sequence[memoryview]) -> None:
         """What the model gave goes through postprocess.py, beside the client's own inputs."""

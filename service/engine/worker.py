@@ -15,10 +15,12 @@ import queue
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
+from service.engine.blackbox import BlackBox
 from service.engine.generating import GeneratingModel
 from service.engine.holdings import Holdings
 from service.engine.link import BlockingLink, inherited_socket
@@ -42,7 +44,9 @@ from service.engine.messages import (
 )
 from service.engine.models import ServedModel
 from service.engine.opening import Facilities, open_served, renew
+from service.engine.quarantine import Quarantine
 from service.engine.regions import OpenRegions
+from service.engine.rerun import RAN
 from service.engine.served import BatchCounter, Connection, Pending, Served
 from service.engine.transport import split
 from service.errors import Code, ServiceError
@@ -74,8 +78,12 @@ class Engine:
         self._arrival_s = arrival_s
         self._link = link
         self._holdings = Holdings()
+        self._quarantine = Quarantine()
         self.regions = OpenRegions()
-        self._facilities = Facilities(self._device, self._counter, InnerRecorder(store), self._holdings)
+        self._box = BlackBox(Path(configure.black_box) if configure.black_box else None)
+        self._facilities = Facilities(
+            self._device, self._counter, InnerRecorder(store), self._holdings, self._box, configure.batch_timeout_s
+        )
         self._orders: queue.Queue[Load | Unload] = queue.Queue()
         threading.Thread(target=self._load_all, name="loader", daemon=True).start()
 
@@ -93,21 +101,28 @@ class Engine:
                 model = self._holdings.get(message.model, message.version, message.contract)
                 if model is None:
                     reason = f"model '{message.model}' version {message.version} is not loaded in this engine"
-                    connection.send([(Failure(message.id, Code.UNAVAILABLE, reason), ())])
+                    connection.send([(Failure(message.id, Code.NOT_LOADED, reason), ())])
                     return
                 pending = Pending(message, split(body, message.sizes), connection)
                 if message.places is not None:
                     self._submit_placed(model, pending)
                     return
-                model.submit(pending, time.monotonic())
+                self._submit(model, pending)
             case Cancel():
                 submitter = self.regions.connection(connection, message.id)
+                self._quarantine.cancel(submitter, message.id)
                 for model in self._holdings.all():
                     model.cancel(submitter, message.id)
             case Took(request_id, count):
                 for model in self._holdings.all():
                     if isinstance(model, GeneratingModel):
                         model.took(connection, request_id, count)
+
+    def _submit(self, model: Served, pending: Pending) -> None:
+        if pending.message.retry == RAN:
+            self._quarantine.submit(model, pending)
+        else:
+            model.submit(pending, time.monotonic())
 
     def _submit_placed(self, model: Served, pending: Pending) -> None:
         """Some tensors lie in CUDA shared memory. Only a model's own batches take them from there as they are."""
@@ -120,11 +135,16 @@ class Engine:
             reason = f"CUDA shared memory could not be read: {type(error).__name__}"
             pending.connection.send([(Failure(pending.message.id, Code.FAILED, reason), ())])
         else:
-            model.submit(pending, time.monotonic())
+            self._submit(model, pending)
+
+    def beat(self) -> None:
+        """The listener's thread gets its turn: the process has not stopped."""
+        self._box.beat()
 
     def forget(self, connection: Connection) -> None:
         """A frontend is gone: nothing of it needs to run."""
         for submitter in (connection, *self.regions.forget(connection)):
+            self._quarantine.forget(submitter)
             for model in self._holdings.all():
                 model.forget(submitter)
 
@@ -145,7 +165,8 @@ class Engine:
             while True:
                 order = self._orders.get()
                 if isinstance(order, Load):
-                    self._load(order)
+                    with self._box.loading():
+                        self._load(order)
                 else:
                     threading.Thread(target=self._unload, args=(order,), name="unloader", daemon=True).start()
 

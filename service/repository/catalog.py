@@ -37,7 +37,8 @@ Optimization = Literal["", "compiling", "optimised", "fallback"]
 class Entry(msgspec.Struct, frozen=True):
     """One version of one model. Before it is compiled `inputs` and `outputs` may be empty.
 
-    `reason` says why it is not READY. `backend`, `precision` and `variant` are of what serves now; `origin` is where it
+    `reason` says why it is not READY. `is_resuming`: it served, and will again when an engine is back: requests may
+    wait for that. `backend`, `precision` and `variant` are of what serves now; `origin` is where it
     came from ("cache", "compiled", or "fallback": the model as it is), `seconds` how long it took to be ready.
     `optimization` says whether a faster one is being made, `progress` what the compiler does, or why it made none.
     """
@@ -67,6 +68,7 @@ class Entry(msgspec.Struct, frozen=True):
     contract: int = 0  # grows when requests must look different, or are batched differently
     artifact: int = 0  # grows with each artifact that is offered: what two of them answer may differ
     is_awaited: bool = True  # False: the service is ready without it, as it was not there from the start
+    is_resuming: bool = False
     is_wanted: bool = True  # False: nobody has asked for it, or it was unloaded
     response_cache: bool = False
     defaults: dict[str, bool | int | float | str] = {}  # of inputs that a request may leave out
@@ -112,7 +114,7 @@ class Catalog:
         """Add or replace one version."""
         self._versions.setdefault(entry.name, {})[entry.version] = entry
         ordered = self.versions(entry.name)
-        self._defaults[entry.name] = next((found for found in reversed(ordered) if found.is_ready), ordered[-1])
+        self._defaults[entry.name] = max(reversed(ordered), key=lambda found: (found.is_ready, found.is_resuming))
 
     def drop(self, name: str, version: str) -> None:
         """Forget a version."""
@@ -168,9 +170,9 @@ class Catalog:
         return version in self._versions.get(name, ()) if version else name in self._versions
 
     def ready_entry(self, name: str, version: str = "") -> Entry:
-        """The version to infer with. Raises NotFound, or Unavailable with the reason."""
+        """The version to infer with, READY or resuming. Raises NotFound, or Unavailable with the reason."""
         found = self.entry(name, version)
-        if found.state is not State.READY:
+        if found.state is not State.READY and not found.is_resuming:
             reason = found.reason or f"it is {found.state.lower()}"
             raise Unavailable(f"model '{name}' version {found.version} is not ready: {reason}")
         return found

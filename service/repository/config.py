@@ -47,12 +47,19 @@ class ConfigError(Exception):
 class Batching(msgspec.Struct, frozen=True):
     """How requests of one model wait: `max_queue_delay_us` for company, at most `max_queue_size` of them.
 
-    `timeout_us` is how long a request may wait that brings no timeout of its own; 0: as long as it takes.
+    `timeout_us` is how long a request may wait that brings no timeout of its own; 0: as long as it takes. A batch that
+    runs longer than `batch_timeout_s` hangs; 0: the server says how long.
     """
 
     max_queue_delay_us: int = 0
     max_queue_size: int = 1024
     timeout_us: int = 0
+    timeout_action: Literal["reject", "delay"] = "reject"  # what becomes of those: refused, or others go first
+    preferred_batch_sizes: tuple[int, ...] = ()  # rows; with a delay: as soon as so many wait, the delay is over
+    split: bool = True  # requests of more rows than a batch holds are run in parts
+    max_request_rows: int = 0  # where they are; 0: those of 64 batches
+    preserve_ordering: bool = False  # answers leave in the order of the requests
+    batch_timeout_s: float = 0.0
 
 
 class ImageInput(msgspec.Struct, frozen=True):
@@ -218,7 +225,6 @@ def _check_count(labels: tuple[str, ...], output: OutputPart) -> tuple[str, ...]
 def _freeze(name: str, file: ModelFile, labels: dict[str, tuple[str, ...]]) -> ModelConfig:
     inputs = tuple(TensorSpec(p.name, p.datatype, p.shape, p.range, p.example_shape) for p in file.inputs or ())
     outputs = tuple(TensorSpec(p.name, p.datatype, p.shape) for p in file.outputs or ())
-    batching = file.batching
     return ModelConfig(
         name=name,
         description=file.description,
@@ -231,8 +237,8 @@ def _freeze(name: str, file: ModelFile, labels: dict[str, tuple[str, ...]]) -> M
             for part in file.inputs or ()
             if part.image is not None
         ),
-        batching=Batching(batching.max_queue_delay_us, batching.max_queue_size, batching.timeout_us),
-        buckets=batching.buckets,
+        batching=Batching(**file.batching.model_dump(exclude={"buckets"}, exclude_none=True)),
+        buckets=file.batching.buckets,
         backends=_ordered(file.compile.backends, BACKENDS),
         precisions=_ordered(file.compile.precision, PRECISIONS),
         objective=file.compile.objective,

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from compiler.spec import BACKENDS, PRECISIONS
+from service.repository.schema_batching import BatchingPart, find_batching_flaws
 from service.repository.schema_defaults import Default, find_flaw
 from service.repository.schema_ensemble import find_flaws, find_misplaced
 from service.repository.schema_scheduling import (
@@ -130,13 +131,6 @@ class OutputPart(TensorPart):
     labels: Annotated[str | tuple[str, ...] | None, BeforeValidator(_check_labels)] = None
 
 
-class BatchingPart(Part):
-    max_queue_delay_us: Int = Field(0, ge=0)
-    max_queue_size: Int = Field(1024, ge=1)
-    timeout_us: Int = Field(0, ge=0)
-    buckets: tuple[Annotated[Int, Field(ge=1)], ...] | None = Field(None, min_length=1)
-
-
 class LimitPart(Part):
     relative_l2: Positive | None = None
     max_abs: Positive | None = None
@@ -217,7 +211,7 @@ def find_contradictions(file: ModelFile) -> Iterator[tuple[Location, str]]:
         flaw = find_flaw(part, part.default, file.max_batch_size != 0) if part.default is not None else ""
         if flaw:
             yield ("inputs", index, "default"), flaw
-    yield from _bucket_contradictions(file)
+    yield from find_batching_flaws(file.batching, file.max_batch_size)
     yield from _ensemble_contradictions(file)
     yield from find_misfits(file.preprocess, file.postprocess, file.generate, has_state=file.sequence is not None)
     yield from find_sequence_flaws(file.sequence, file.inputs, file.outputs, file.max_batch_size)
@@ -282,16 +276,3 @@ def _ensemble_contradictions(file: ModelFile) -> Iterator[tuple[Location, str]]:
     yield from find_misplaced(file, file.batching)
     declared = [[part.name for part in parts] if parts is not None else None for parts in (file.inputs, file.outputs)]
     yield from find_flaws(file.ensemble.steps, *declared)
-
-
-def _bucket_contradictions(file: ModelFile) -> Iterator[tuple[Location, str]]:
-    buckets = file.batching.buckets
-    if buckets is None:
-        return
-    at = ("batching", "buckets")
-    if file.max_batch_size == 0:
-        yield at, "batching.buckets need a batch dimension: remove them, or set max_batch_size above 0"
-    elif list(buckets) != sorted(set(buckets)):
-        yield at, f"batching.buckets must rise, not {list(buckets)}"
-    elif file.max_batch_size is not None and buckets[-1] != file.max_batch_size:
-        yield at, f"batching.buckets must end with max_batch_size, which is {file.max_batch_size}, not {buckets[-1]}"

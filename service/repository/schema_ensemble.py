@@ -19,7 +19,10 @@ NOT_BESIDE = (
     *("compile", "trust", "startup", "factory", "requires", "instances"),
     *("sequence", "preprocess", "postprocess", "generate", "python"),
 )
-NOT_IN_BATCHING = ("max_queue_delay_us", "buckets")
+NOT_IN_BATCHING = (
+    *("max_queue_delay_us", "batch_timeout_s", "buckets"),
+    *("timeout_action", "preferred_batch_sizes", "preserve_ordering"),
+)
 Fault = tuple[Location, str]
 
 

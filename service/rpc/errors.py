@@ -22,6 +22,7 @@ STATUS = {
     Code.UNKNOWN_SEQUENCE: grpc.StatusCode.INVALID_ARGUMENT,
     Code.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Code.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Code.NOT_LOADED: grpc.StatusCode.UNAVAILABLE,
     Code.QUEUE_FULL: grpc.StatusCode.UNAVAILABLE,  # the one status that KServe's client tries again
     Code.EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Code.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,

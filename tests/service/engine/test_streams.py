@@ -118,7 +118,7 @@ def test_a_failure_ends_it_and_so_does_the_death_of_the_engine(tmp_path: Path) -
         await asyncio.sleep(0)
         await engine.wait_for(ASK)
         engine.leave()
-        with pytest.raises(Unavailable, match="died while it worked on this request"):
+        with pytest.raises(Unavailable, match="died while it had this request"):
             await second
         with pytest.raises(Unavailable):
             await anext(client.stream(ASK, [b"x"]))

@@ -156,7 +156,7 @@ def test_two_contracts_are_served_beside_each_other_until_one_is_let_go(bench: B
     bench.ask(4, contract=2)
     answer, _ = bench.connection.answers.pop(3)
     assert isinstance(answer, Failure)
-    assert (answer.code, "is not loaded" in answer.message) == ("unavailable", True)
+    assert (answer.code, "is not loaded" in answer.message) == ("not_loaded", True)
     assert bench.values() == {1: 2.0, 2: 3.0, 4: 3.0}
 
 
