@@ -233,6 +233,20 @@ def test_a_gpu_for_each_replica_and_for_the_job() -> None:
 
 
 @kustomize
+@pytest.mark.parametrize("overlay", ["autoscaled", "autoscaled-gpu", "keda"])
+def test_dashboards_and_alerts_come_with_monitoring(overlay: str) -> None:
+    found = [each for each in objects(overlay) if each["kind"] == "ConfigMap"]
+    assert all(each["metadata"]["labels"]["grafana_dashboard"] == "1" for each in found), (
+        "Grafana's sidecar looks for it"
+    )
+    brought = {name: json.loads(text) for each in found for name, text in each["data"].items()}
+    files = [json.loads(path.read_text()) for path in (ROOT / "deploy/grafana/dashboards").glob("*.json")]
+    assert brought == {f"{dashboard['uid']}.json": dashboard for dashboard in files}
+    (rule,) = [each for each in objects(overlay) if each["kind"] == "PrometheusRule"]
+    assert rule["spec"] == yaml.safe_load((ROOT / "deploy/prometheus/rules.yaml").read_text())
+
+
+@kustomize
 @pytest.mark.parametrize("overlay", ["autoscaled", "autoscaled-gpu"])
 def test_the_autoscaler_asks_for_what_the_adapter_gives(overlay: str) -> None:
     rules = yaml.safe_load((FOLDER / "components/hpa/prometheus-adapter.yaml").read_text())["rules"]["custom"]
