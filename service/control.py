@@ -27,6 +27,7 @@ EXTENSIONS = (
 WHERE_EXPLICIT = ("model_repository", "model_repository(unload_dependents)")
 WHERE_SHARED = ("system_shared_memory",)
 WHERE_CUDA_SHARED = ("cuda_shared_memory",)
+WHERE_TRACED = ("trace",)
 PLATFORM = "pytorch_torchere"
 CONFIG_BACKEND = "pytorch"
 
@@ -55,6 +56,7 @@ class Control:
             *(WHERE_EXPLICIT if self.extensions.is_explicit else ()),
             *(WHERE_SHARED if self.has_shared_memory else ()),
             *(WHERE_CUDA_SHARED if self.extensions.shared.has_cuda_memory else ()),
+            *(WHERE_TRACED if self.extensions.trace_defaults else ()),
         ]
         extensions = [name for name in extensions if name not in self.lacks]
         return {"name": "torchere", "version": self.version, "extensions": extensions}

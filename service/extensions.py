@@ -47,6 +47,7 @@ class Extensions:
 
     def __init__(self, plane: Plane, parent: Parent) -> None:
         self.shared = Shared()
+        self.trace_defaults: Mapping[str, tuple[str, ...]] = {}  # none: nothing is traced here
         self.is_explicit = False
         self.why_fixed = EXPLICIT_ONLY  # why no client may load and unload models, unless `is_explicit`
         self.runtime_directory = Path()
@@ -86,12 +87,12 @@ class Extensions:
     def trace_settings(self, model: str = "") -> dict[str, tuple[str, ...]]:
         """The settings of a model, or of all. Raises NotFound."""
         self._check_model(model)
-        return tuning.trace_settings(self.shared.trace, model)
+        return tuning.trace_settings(self.shared.trace, model, self.trace_defaults)
 
     async def change_trace(self, model: str, given: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         """The settings after the change. Raises NotFound or InvalidInput."""
         self._check_model(model)
-        changes = tuning.read_trace_changes(given)
+        changes = tuning.read_trace_changes(given, self.trace_defaults)
         if changes:
             await self._parent.ask(ChangeTrace(model, changes))
         return self.trace_settings(model)

@@ -27,6 +27,7 @@ from service.extensions import Extensions
 from service.observe.logs import follow_log_settings, set_up_logging
 from service.observe.recorders import RequestRecorder
 from service.observe.store import process_store
+from service.observe.watching import Watcher
 from service.parent import ParentLink
 from service.plane import Plane
 from service.ports import HTTP_SOCKET_VARIABLE
@@ -39,6 +40,7 @@ from service.security import Guard, TokenFileError, make_guard
 from service.settings import Settings
 from service.statistics import Statistics
 from service.tls import Tls, TlsError, check_tls, make_tls
+from service.tracing import Watched, make_watched
 
 log = logging.getLogger("torchere.frontend")
 
@@ -81,6 +83,7 @@ class Frontend:
         self._rpc: RpcServer | None = None
         self._http_task: asyncio.Task[None] | None = None
         self._drain_timeout_s = 0.0
+        self._watched = Watched()
 
     async def run(self) -> None:
         """Serve until told to drain."""
@@ -130,6 +133,7 @@ class Frontend:
         extensions.shared = shared
         self._plane.regions.follow(shared.regions)
         self._plane.cuda_regions = shared.cuda_regions
+        self._watched.follow(shared.trace)
         if self._http is not None:
             follow_log_settings(shared.log)
         self._send(Followed(shared.number))
@@ -152,15 +156,20 @@ class Frontend:
             self._plane.cache = ResponseCache(settings.response_cache_max_size)
             self._plane.follow(self._plane.catalog)
         self._plane.says_exhausted = settings.queue_full_status == "exhausted"
+        self._watched = make_watched(settings, self._counter.exported, self._backend_of)
+        self._watched.follow(self._control.extensions.shared.trace)
+        self._control.extensions.trace_defaults = self._watched.defaults
         http_socket = socket.socket(fileno=int(os.environ[HTTP_SOCKET_VARIABLE]))
         try:
             guard = make_guard(settings.token_file, settings.restricted_api)
             app = create_app(self._plane, self._control, settings, guard)
+            app.lane.watcher = self._watched.watcher
             tls = make_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
             if tls is not None:
                 check_tls(tls)
             self._rpc = await start_rpc(
-                self._plane, self._control, settings.host, settings.grpc_port, _rpc_options(settings, tls, guard)
+                *(self._plane, self._control, settings.host, settings.grpc_port),
+                _rpc_options(settings, tls, guard, self._watched.watcher),
             )
         except (TlsError, TokenFileError) as error:
             return StartFailed(str(error))  # the files have changed since the parent tried them
@@ -170,12 +179,11 @@ class Frontend:
             )
         config = uvicorn.Config(
             app,
-            # uvicorn writes the access log on the way of ASGI only.
-            http=lane_protocol(app.lane, serves_lane=not settings.access_log),
+            http=lane_protocol(app.lane),
             loop="none",
             lifespan="off",
             log_config=None,
-            access_log=settings.access_log,
+            access_log=False,  # `observe/watching.py` writes it, for gRPC too
             server_header=False,
             proxy_headers=False,  # nothing here asks for the client's address
             timeout_keep_alive=75,  # longer than the usual 60 s of a load balancer, which must be the one to close
@@ -199,10 +207,16 @@ class Frontend:
         self._rpc.set_serving(False)
         self._http.should_exit = True
         await asyncio.gather(self._rpc.stop(self._drain_timeout_s), self._http_task)
+        await asyncio.to_thread(self._watched.close)
+
+    def _backend_of(self, model: str, version: str) -> str:
+        """What answers requests to it, where it is still served."""
+        catalog = self._plane.catalog
+        return catalog.entry(model, version).rung if catalog.has(model, version) else ""
 
 
-def _rpc_options(settings: Settings, tls: Tls | None, guard: Guard | None) -> RpcOptions:
-    return RpcOptions(settings.max_body_bytes, settings.frontends > 1, tls, guard, settings.restricted_status)
+def _rpc_options(settings: Settings, tls: Tls | None, guard: Guard | None, watcher: Watcher | None) -> RpcOptions:
+    return RpcOptions(settings.max_body_bytes, settings.frontends > 1, tls, guard, settings.restricted_status, watcher)
 
 
 def main() -> None:

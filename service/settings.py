@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from service import access
+from service import access, tracing_settings
 from service.cores import available_cores
 from service.limits import Chunks, Elements, HeaderBytes, JsonDepth, Limits, Tensors
 from service.metrics_settings import MetricsAliases, MetricsDirectory, MetricsSidecar
@@ -159,7 +159,11 @@ class Settings(BaseModel):
     )
     log_format: Literal["human", "json"] = Field("human", description="Log lines for people or, as JSON, for machines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level to log.")
-    access_log: bool = Field(False, description="Log a line for every HTTP request.")
+    access_log: tracing_settings.AccessLog = False
+    slow_request_ms: tracing_settings.SlowRequest = 0.0
+    tracing: tracing_settings.Tracing = False
+    trace_endpoint: tracing_settings.TraceEndpoint = None
+    trace_ratio: tracing_settings.TraceRatio = None
 
     @property
     def limits(self) -> Limits:
@@ -197,6 +201,10 @@ def load_settings(config_file: Path | None = None, **given: Any) -> Settings:
     _check_ports(settings)
     if settings.load_model and settings.model_control_mode != "explicit":
         raise SettingsError(f"{flag('load_model')} needs {flag('model_control_mode')} explicit: give both, or neither")
+    try:
+        tracing_settings.check_tracing(settings.tracing, settings.trace_ratio)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
     cores = available_cores()
     return settings.model_copy(
         update={

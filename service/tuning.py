@@ -1,7 +1,7 @@
 """The trace and logging extensions: which settings there are, what may be set, and what follows of a change.
 
-Pure. Trace settings are kept and answered as clients expect, and nothing is traced by them yet; log settings act at
-once in every process. `extensions.py` asks here before it asks the parent.
+Pure. Both act at once in every process; those of traces where tracing is on (`observe/sampling.py`), and elsewhere they
+are only kept. `extensions.py` asks here before it asks the parent.
 """
 
 from __future__ import annotations
@@ -35,24 +35,29 @@ LOG_SWITCHES = ("log_info", "log_warning", "log_error")
 LOG_FORMATS = ("default", "ISO8601")
 
 
-def trace_settings(kept: TraceSettings, model: str) -> dict[str, tuple[str, ...]]:
-    """The settings that hold for a model, or for all of them where it is ""."""
-    return {**TRACE_DEFAULTS, **kept.get("", {}), **(kept.get(model, {}) if model else {})}
+def trace_settings(
+    kept: TraceSettings, model: str, defaults: Mapping[str, tuple[str, ...]] = TRACE_DEFAULTS
+) -> dict[str, tuple[str, ...]]:
+    """The settings that hold for a model, or for all of them where it is ""; `defaults` are those of this server."""
+    return {**TRACE_DEFAULTS, **defaults, **kept.get("", {}), **(kept.get(model, {}) if model else {})}
 
 
-def read_trace_changes(given: Mapping[str, Any]) -> TraceChanges:
+def read_trace_changes(
+    given: Mapping[str, Any], defaults: Mapping[str, tuple[str, ...]] = TRACE_DEFAULTS
+) -> TraceChanges:
     """What a client wants changed: text, a number, or a list of text; None, or an empty list, clears. InvalidInput."""
-    return {name: _read_trace_change(name, value) for name, value in given.items()}
+    standard = {**TRACE_DEFAULTS, **defaults}
+    return {name: _read_trace_change(name, value, standard) for name, value in given.items()}
 
 
-def _read_trace_change(name: str, value: Any) -> tuple[str, ...] | None:
+def _read_trace_change(name: str, value: Any, standard: Mapping[str, tuple[str, ...]]) -> tuple[str, ...] | None:
     if name not in TRACE_DEFAULTS:
         raise InvalidInput(f"unknown trace setting '{name[:80]}': {nearest(name[:80], TRACE_DEFAULTS)}")
     if value is None or value in ([], ()):
         return None
     values = tuple(str(each) for each in (value if isinstance(value, list | tuple) else [value]))
     if name in TRACE_FIXED:
-        if values == TRACE_DEFAULTS[name]:
+        if values == standard[name]:
             return None
         raise InvalidInput(f"trace setting '{name}' cannot be changed over the network: {TRACE_FIXED[name]}")
     if name == "trace_level":

@@ -59,6 +59,12 @@ def _seconds(name: str, text: str, labels: tuple[str, ...], has_exemplars: bool 
     return Metric(name, "histogram", text, labels, "seconds", NANO, SECONDS, has_exemplars=has_exemplars)
 
 
+TRACES = _counter(
+    "torchere_traces",
+    "Requests whose trace was exported, dropped because too many waited, or failed: the collector did not take it.",
+    ("outcome",),
+)
+
 # Requests: counted by each frontend; by an engine, those of ensembles to their models.
 REQUESTS = _counter(
     "torchere_requests",

@@ -13,12 +13,12 @@ from service.observe import metrics
 from service.observe.buckets import ROWS, SECONDS
 from service.observe.metrics import EXEMPLAR_WORDS, Metric
 from service.observe.store import MASK, Series, Store
+from service.observe.traceparent import parse_traceparent
 
 SECONDS_BOUNDS, ROWS_BOUNDS = SECONDS.bounds, ROWS.bounds
 COUNTED_AS_FAILED = ("failed", "rejected", "timeout", "cancelled")  # what is refused as invalid was no inference
 PHASES = ("stack", "copy_in", "compute", "copy_out")
 PARTS = ("input", "compute", "output")
-TRACE_ID_AT, TRACE_ID_DIGITS = 3, 32  # of a traceparent: 00-<32 digits>-<16 digits>-01
 
 
 def series(store: Store, metric: Metric, *labels: str) -> Series:
@@ -94,17 +94,22 @@ class RequestRecorder:
         observe(int(seconds * 1e9))
 
     def traced(self, model: str, version: str, protocol: str, seconds: float, traceparent: str) -> None:
-        """The request just finished belongs to a trace: keep it as the example of its bucket, the last one there."""
-        try:
-            trace = int(traceparent[TRACE_ID_AT : TRACE_ID_AT + TRACE_ID_DIGITS], 16)
-        except ValueError:
+        """The request just finished is part of a trace that is kept: it is the last example of its bucket."""
+        context = parse_traceparent(traceparent)
+        if context is None or not context.is_sampled:
             return
+        trace = context.trace_id
         spent = int(seconds * 1e9)
         found = series(self._store, metrics.LATENCY, model, version, protocol)
         at = found.at + 1 + SECONDS.count + EXEMPLAR_WORDS * SECONDS.classic_of(spent)
         high, low, now = trace >> 64 & MASK, trace & MASK, int(time.time() * 1000)
         for index, word in enumerate((high, low, spent, now, high ^ low ^ spent ^ now)):
             found.words[at + index] = word
+
+    def exported(self, outcome: str, requests: int) -> None:
+        """What became of the traces of so many requests. From a thread other than the loop's."""
+        with self._store.lock:
+            series(self._store, metrics.TRACES, outcome).add(requests)
 
     def looked_up(self, model: str, version: str, is_kept: bool, seconds: float) -> None:
         """An answer was looked for among those kept, which took so long, and was there or not."""

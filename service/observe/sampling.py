@@ -97,9 +97,8 @@ class Sampler:
             self._of_all = self._policies[""][1]
 
     def would_choose(self, model: str) -> bool:
-        """Whether the next request without a parent is traced; where it is, `choose` says so of the next it is asked of."""
-        own = self._policies.get(model) if self._policies else None
-        policy = self._of_all if own is None else own[1]
+        """Whether a request without a parent is traced; where it is, `choose` says so of the next it is asked about."""
+        policy = self._policy_of(model)
         if not policy.is_on or not policy.left:
             return False
         low = self._draw(64)
@@ -110,18 +109,14 @@ class Sampler:
 
     def choose(self, model: str, parent: TraceContext | None) -> TraceContext | None:
         """The span that the request shall have, or None where it is not traced."""
-        own = self._policies.get(model) if self._policies else None
-        policy = self._of_all if own is None else own[1]
+        policy = self._policy_of(model)
         if not policy.is_on or not policy.left:
             return None
         if parent is not None and policy.follows_parents:
             if not parent.is_sampled:
                 return None
             return TraceContext(parent.trace_id, self._span_id(), True, parent.state)
-        if parent is not None:
-            low = parent.trace_id & LOW
-        else:
-            low = self._drawn.pop() if self._drawn else self._draw(64)
+        low = self._next_low() if parent is None else parent.trace_id & LOW
         if low >= policy.bound:
             return None
         if policy.left > 0:
@@ -129,6 +124,13 @@ class Sampler:
         if parent is None:
             return TraceContext((self._draw(64) << 64 | low) or 1, self._span_id(), True)
         return TraceContext(parent.trace_id, self._span_id(), True, parent.state)
+
+    def _policy_of(self, model: str) -> _Policy:
+        own = self._policies.get(model) if self._policies else None
+        return self._of_all if own is None else own[1]
+
+    def _next_low(self) -> int:
+        return self._drawn.pop() if self._drawn else self._draw(64)
 
     def _span_id(self) -> int:
         return self._draw(64) or 1

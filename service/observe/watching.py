@@ -221,6 +221,11 @@ def _log_access(watch: Watch) -> None:
         return
     access_log.info(
         "%s %s in %.2f ms%s",
-        *(watch.asking.operation[:PATH_CHARACTERS], watch.status, watch.seconds * 1e3, f", batch {watch.batch}" if watch.batch else ""),
+        *(
+            watch.asking.operation[:PATH_CHARACTERS],
+            watch.status,
+            watch.seconds * 1e3,
+            f", batch {watch.batch}" if watch.batch else "",
+        ),
         extra={**watch.fields, **_measures(watch)},
     )

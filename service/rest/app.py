@@ -26,6 +26,7 @@ from service.rest.infer import InferLane, Send, header_of, send_answer
 from service.rest.openapi import describe_models
 from service.rest.operations import operation_of
 from service.rest.routes import parse_route
+from service.rest.watched import noting
 from service.security import Guard
 from service.settings import Settings
 
@@ -45,11 +46,13 @@ class App:
         if scope["type"] != "http":
             await self._pages(scope, receive, send)
             return
+        watcher = self.lane.watcher
+        noted = send if watcher is None or not watcher.logs_access else noting(watcher, scope, send)
         path = scope["path"]
         if self._prefix:
             if not path.startswith(f"{self._prefix}/"):
                 sentence = f"there is no {path[:200]} here: every path of this server begins with {self._prefix}"
-                await send_answer(send, *self.lane.refusal(NotFound(sentence)))
+                await send_answer(noted, *self.lane.refusal(NotFound(sentence)))
                 return
             path = path.removeprefix(self._prefix)
             scope = {**scope, "root_path": self._prefix}
@@ -57,13 +60,13 @@ class App:
             if self._guard is not None:
                 self._guard.check(operation_of(scope["method"], path), header_of(dict(scope["headers"])))
         except ServiceError as error:
-            await send_answer(send, *self.lane.refusal(error))
+            await send_answer(noted, *self.lane.refusal(error))
             return
         route = parse_route(path)
         if route is not None:
             await self.lane(scope, receive, send, route)
         else:
-            await self._pages(scope, limit_body(receive, self.lane.limits.body_bytes), send)
+            await self._pages(scope, limit_body(receive, self.lane.limits.body_bytes), noted)
 
 
 def create_app(plane: Plane, control: Control, settings: Settings, guard: Guard | None = None) -> App:

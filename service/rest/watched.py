@@ -1,6 +1,6 @@
-"""Requests over HTTP as those who watch them see them: `observe/watching.py` is told this, and no header but the trace's.
+"""Requests over HTTP as those who watch them see them: no header but the trace's, and no query.
 
-Translates only. `infer.py` calls it for inference, `app.py` for everything else.
+Translates only, for `observe/watching.py`. `infer.py` calls it for inference, `app.py` for everything else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def asking_of(route: Route, headers: dict[bytes, bytes], arrived: float, verb: s
 
 
 def noting(watcher: Watcher, scope: MutableMapping[str, Any], send: Send) -> Send:
-    """`send` of a request that is no inference; a line is logged when all is sent. The query may hold secrets: it is not."""
+    """`send` of a request that is no inference; a line is logged when all is sent. The query may hold secrets."""
     arrived, status = time.monotonic(), 0
     trace = dict(scope["headers"]).get(TRACE, b"").decode("latin-1")
     asking = Asking("http", f"{scope['method'][:20]} {scope['path']}", "", "", arrived, trace)

@@ -6,12 +6,15 @@ Knows nothing of HTTP; `rest/errors.py` has the other table. `servicer.py` wraps
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
 import grpc
 
 from service.errors import Code, ServiceError
+from service.observe.watching import fields_of
+from service.tensors import InferRequest
 
 log = logging.getLogger("torchere.rpc")
 
@@ -56,10 +59,10 @@ def shortened(sentence: str) -> str:
     return sentence if len(sentence) <= limit else f"{sentence[:limit]}..."
 
 
-def log_unexpected(error: Exception) -> None:
-    """Log what is not a ServiceError, with its stack, for the client is not told."""
+def log_unexpected(error: Exception, about: Mapping[str, str]) -> None:
+    """Log what is not a ServiceError, with its stack, for the client is not told; `about` names the request."""
     if not isinstance(error, ServiceError):
-        log.error("a gRPC call failed: %s", error, exc_info=error)
+        log.error("a gRPC call failed: %s", error, exc_info=error, extra=about)
 
 
 def pushback(error: Exception) -> tuple[tuple[str, str], ...]:
@@ -69,9 +72,9 @@ def pushback(error: Exception) -> tuple[tuple[str, str], ...]:
     return ()
 
 
-async def refuse(context: Context, error: Exception) -> None:
+async def refuse(context: Context, error: Exception, about: Mapping[str, str]) -> None:
     """End the call with the status of `error`. Raises grpc.aio.AbortError, always."""
-    log_unexpected(error)
+    log_unexpected(error, about)
     code, sentence = status_of(error)
     await context.abort(code, sentence, pushback(error))
 
@@ -82,16 +85,17 @@ class Refusals:
     Cancellation passes through: the client left, nobody reads a status.
     """
 
-    __slots__ = ("_context",)
+    __slots__ = ("_context", "request")
 
     def __init__(self, context: Context) -> None:
+        self.request: InferRequest | None = None  # once it is known what the call asks
         self._context = context
 
-    async def __aenter__(self) -> None:
-        return None
+    async def __aenter__(self) -> Refusals:
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
-            await refuse(self._context, error)
+            await refuse(self._context, error, fields_of(self.request) if self.request is not None else {})

@@ -10,7 +10,7 @@ Knows nothing of messages: `servicer.py` answers inference calls, `health.py` pr
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from typing import Any, Literal
 
 import grpc
 import msgspec
@@ -19,6 +19,8 @@ from grpc_reflection.v1alpha import reflection
 
 from protos import inference_pb2_grpc
 from service.control import Control
+from service.observe.watching import Watcher
+from service.rpc.access import AccessInterceptor
 from service.rpc.guard import GuardInterceptor
 from service.rpc.health import SERVICE, Health
 from service.rpc.servicer import Inference, Servicer
@@ -39,6 +41,7 @@ class RpcOptions(msgspec.Struct, frozen=True):
     tls: Tls | None = None
     guard: Guard | None = None
     restricted_status: Literal["forbidden", "unavailable"] = "forbidden"
+    watcher: Watcher | None = None
 
 
 class RpcServer:
@@ -75,7 +78,7 @@ async def start_rpc(
     server = grpc.aio.server(interceptors=_interceptors(options), options=_channel_options(options))
     stopping = asyncio.Event()
     health = Health(lambda: control.is_ready)
-    servicer = Servicer(plane, control, stopping)
+    servicer = Servicer(plane, control, stopping, options.watcher)
     inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection((SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
@@ -84,13 +87,16 @@ async def start_rpc(
     return RpcServer(server, health, stopping, bound)
 
 
-def _interceptors(options: RpcOptions) -> list[GuardInterceptor]:
-    """None where nothing is guarded, for an interceptor costs every call."""
-    if options.guard is None:
-        return []
-    is_forbidden = options.restricted_status == "forbidden"
-    status = grpc.StatusCode.PERMISSION_DENIED if is_forbidden else grpc.StatusCode.UNAVAILABLE
-    return [GuardInterceptor(options.guard, status)]
+def _interceptors(options: RpcOptions) -> list[grpc.aio.ServerInterceptor[Any, Any]]:
+    """None where nothing is guarded or logged, for an interceptor costs every call."""
+    interceptors: list[grpc.aio.ServerInterceptor[Any, Any]] = []
+    if options.watcher is not None and options.watcher.logs_access:
+        interceptors.append(AccessInterceptor(options.watcher))
+    if options.guard is not None:
+        is_forbidden = options.restricted_status == "forbidden"
+        status = grpc.StatusCode.PERMISSION_DENIED if is_forbidden else grpc.StatusCode.UNAVAILABLE
+        interceptors.append(GuardInterceptor(options.guard, status))
+    return interceptors
 
 
 def _channel_options(options: RpcOptions) -> list[tuple[str, int]]:

@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
 from google.protobuf.json_format import ParseDict
+from msgspec.structs import replace
 
 from protos import inference_pb2 as messages
 from service.control import Control
 from service.errors import NotFound, ServiceError
+from service.observe.traceparent import TRACEPARENT, TRACESTATE
+from service.observe.watching import LEFT, Asking, Watch, Watcher
 from service.rpc.admin import AdminCalls
 from service.rpc.codec import decode, encode
-from service.rpc.errors import Context, Refusals
+from service.rpc.errors import Context, Refusals, status_of
 from service.rpc.stream import run_stream, wants_status_on_error
 from service.tensors import InferRequest, InferResponse
 from service.timing import ASK, is_wanted, server_timing
 
 TIMING_KEY = ASK.decode()
+INFER, STREAM = (f"inference.GRPCInferenceService/{call}" for call in ("ModelInfer", "ModelStreamInfer"))
+OK, CANCELLED = "OK", "CANCELLED"
 
 
 class Inference(Protocol):
@@ -39,20 +44,36 @@ class Inference(Protocol):
 class Servicer(AdminCalls):
     """The calls that work. `stopping` is set when streams must come to an end."""
 
-    def __init__(self, plane: Inference, control: Control, stopping: asyncio.Event) -> None:
+    def __init__(
+        self, plane: Inference, control: Control, stopping: asyncio.Event, watcher: Watcher | None = None
+    ) -> None:
         self._plane = plane
         self._control = control
         self._stopping = stopping
+        self._watcher = watcher
 
     async def ModelInfer(self, request: messages.ModelInferRequest, context: Context) -> messages.ModelInferResponse:
-        async with Refusals(context):
+        async with Refusals(context) as refusals:
             arrived = time.monotonic()
-            response = await self._infer(request, context, arrived)
-            if wants_timing(context):
-                context.set_trailing_metadata(((TIMING_KEY, self._timing(response, arrived)),))
-            began = time.monotonic()
-            message = encode(response)
-            self._plane.encoded(response, time.monotonic() - began)
+            metadata = metadata_of(context)
+            watch = self._watch(INFER, request, metadata, arrived) if self._watcher is not None else None
+            try:
+                asked = self._translate(request, context, metadata, arrived)
+                refusals.request = asked
+                response = await self._plane.infer(asked if watch is None else watch.mark(asked))
+                if TIMING_KEY in metadata and is_wanted(metadata[TIMING_KEY].encode()):
+                    context.set_trailing_metadata(((TIMING_KEY, self._timing(response, arrived)),))
+                began = time.monotonic()
+                message = encode(response)
+                spent = time.monotonic() - began
+            except BaseException as error:
+                self._failed(watch, error)
+                raise
+            self._plane.encoded(response, spent)
+            if watch is not None and self._watcher is not None:
+                watch.answered(response)
+                watch.encoded(began, spent)
+                self._watcher.finish(watch, OK)
             return message
 
     async def ModelStreamInfer(self, requests: Any, context: Context) -> None:
@@ -65,19 +86,50 @@ class Servicer(AdminCalls):
                 is_ordered=lambda request: not self._control.is_decoupled(request.model_name, request.model_version),
             )
 
-    async def _infer(self, request: messages.ModelInferRequest, context: Context, arrived: float) -> InferResponse:
-        return await self._plane.infer(self._translate(request, context, arrived))
-
     async def _stream(self, request: messages.ModelInferRequest, context: Context) -> AsyncGenerator[InferResponse]:
-        async with aclosing(self._plane.stream(self._translate(request, context, time.monotonic()))) as responses:
-            async for response in responses:
-                yield response
+        arrived = time.monotonic()
+        metadata = metadata_of(context)
+        watch = self._watch(STREAM, request, metadata, arrived) if self._watcher is not None else None
+        try:
+            asked = self._translate(request, context, metadata, arrived)
+            given = self._plane.stream(asked if watch is None else watch.mark(asked))
+            async with aclosing(given if watch is None else watch.over(given)) as responses:
+                async for response in responses:
+                    yield response
+        except BaseException as error:
+            self._failed(watch, error)
+            raise
+        if watch is not None and self._watcher is not None:
+            self._watcher.finish(watch, OK)
 
-    def _translate(self, request: messages.ModelInferRequest, context: Context, arrived: float) -> InferRequest:
+    def _watch(
+        self, call: str, request: messages.ModelInferRequest, metadata: Mapping[str, str], arrived: float
+    ) -> Watch | None:
+        if self._watcher is None:
+            return None
+        parent, state = metadata.get(TRACEPARENT, ""), metadata.get(TRACESTATE, "")
+        return self._watcher.begin(
+            Asking("grpc", call, request.model_name, request.model_version, arrived, parent, state)
+        )
+
+    def _failed(self, watch: Watch | None, error: BaseException) -> None:
+        """The request ends without its answer, for a reason of ours or the client's."""
+        if watch is None or self._watcher is None:
+            return
+        if isinstance(error, Exception):
+            status, sentence = status_of(error)
+            self._watcher.finish(watch, status.name, sentence)
+        else:
+            self._watcher.finish(watch, CANCELLED, LEFT)
+
+    def _translate(
+        self, request: messages.ModelInferRequest, context: Context, metadata: Mapping[str, str], arrived: float
+    ) -> InferRequest:
         remaining_s = context.time_remaining()
         deadline = None if remaining_s is None else arrived + remaining_s
         try:
-            return decode(request, deadline=deadline, arrived=arrived)
+            asked = decode(request, deadline=deadline, arrived=arrived)
+            return replace(asked, trace=metadata[TRACEPARENT]) if TRACEPARENT in metadata else asked
         except ServiceError as error:
             bare = InferRequest(request.model_name, request.model_version, (), protocol="grpc", arrived=arrived)
             self._plane.refused(bare, error)
@@ -131,9 +183,6 @@ class Servicer(AdminCalls):
             )
 
 
-def wants_timing(context: Context) -> bool:
-    """True where the client asks in its metadata where the time went."""
-    for key, value in context.invocation_metadata() or ():
-        if key == TIMING_KEY:
-            return is_wanted(value if isinstance(value, bytes) else value.encode())
-    return False
+def metadata_of(context: Context) -> dict[str, str]:
+    """What the client said beside its request, without what is binary. To ask gRPC for it costs, so ask once."""
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
