@@ -1,6 +1,6 @@
 """What served models tell of traced requests: a part of one as a `Step`, with the model that ran it and its batch.
 
-`traced.py` has the values. Models with parts (`ensemble.py`, `stepped.py`, `generating.py`) call it, for marked requests only.
+`traced.py` has the values. Models with parts (`ensemble.py`, `stepped.py`, `generating.py`) call it for marked requests.
 """
 
 from __future__ import annotations

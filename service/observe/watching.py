@@ -198,7 +198,7 @@ class Watcher:
 
 
 def _phases_ms(watch: Watch) -> dict[str, float]:
-    """Where the time went, in milliseconds; `other` is what no phase accounts for: reading, checking, waiting to send."""
+    """Where the time went, in milliseconds; `other` is what no phase accounts for, as reading and checking."""
     spent = {name: value / 1e6 for name, value in zip(PHASES, watch.phases_ns, strict=False)}
     if watch.encode_s:
         spent["encode"] = watch.encode_s * 1e3

@@ -116,7 +116,7 @@ class InferLane:
             if watch is not None and self.watcher is not None:
                 self.watcher.finish(watch, CLIENT_LEFT, LEFT)
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 - a fault of ours, logged with its stack
             log_fault(InferRequest(asked.route.model, asked.route.version, ()))
             answer, reason = self.refusal(ExecutionFailed(INTERNAL)), INTERNAL
         if watch is not None and self.watcher is not None:
