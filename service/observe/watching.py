@@ -187,13 +187,13 @@ class Watcher:
         left_out = self._slow_lines.take(watch.ended)
         if left_out is None:
             return
-        extra = {**watch.fields, **_measures(watch), "phases_ms": _phases_ms(watch)}
-        phases = ", ".join(f"{name} {spent:.1f}" for name, spent in extra["phases_ms"].items())
+        spent_ms = _phases_ms(watch)
+        phases = ", ".join(f"{name} {spent:.1f}" for name, spent in spent_ms.items())
         missing = f"; {left_out} more were not told of" if left_out else ""
         slow_log.warning(
             "slow: %s of model %s took %.1f ms: %s%s",
             *(watch.asking.operation, watch.model, watch.seconds * 1e3, phases or "not run", missing),
-            extra=extra,
+            extra={**watch.fields, **_measures(watch), "phases_ms": spent_ms},
         )
 
 

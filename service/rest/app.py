@@ -22,11 +22,11 @@ from service.plane import Plane
 from service.rest import models, v2, v2_admin
 from service.rest.body import Receive, limit_body
 from service.rest.errors import error_answer, error_body
-from service.rest.infer import InferLane, Send, header_of, send_answer
+from service.rest.infer import InferLane, header_of, send_answer
 from service.rest.openapi import describe_models
 from service.rest.operations import operation_of
 from service.rest.routes import parse_route
-from service.rest.watched import noting
+from service.rest.watched import Send, noting
 from service.security import Guard
 from service.settings import Settings
 
