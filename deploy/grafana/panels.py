@@ -57,10 +57,10 @@ class Panel:
 
     def limited(self, *steps: tuple[float, str], base: str = GREEN) -> Panel:
         """Colours from these values on; lines show them as lines."""
-        custom = self.field.get("custom", {})
+        limits: Json = {"thresholds": thresholds(*steps, base=base)}
         if self.kind == "timeseries":
-            custom = custom | {"thresholdsStyle": {"mode": "dashed"}}
-        return replace(self, field=self.field | {"thresholds": thresholds(*steps, base=base), "custom": custom})
+            limits["custom"] = self.field["custom"] | {"thresholdsStyle": {"mode": "dashed"}}
+        return replace(self, field=self.field | limits)
 
     def coloured(self, colours: dict[str, str]) -> Panel:
         """A fixed colour for each of these series."""

@@ -2,13 +2,16 @@
 
     build/tools/policy/bin/python tests/deploy/grafana_schema.py deploy/grafana/dashboards/*.json
 
-Prints what the schema does not keep, and units that Grafana does not have, a line each.
+Prints what the schema does not keep, what is not of its types, and units that Grafana does not have, a line each.
 """
 
 from __future__ import annotations
 
+import enum
 import json
 import sys
+import types
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,32 @@ def lost(given: Any, kept: Any, path: str = "") -> Iterator[str]:
         yield f"{path}: {given!r} became {kept!r}"
 
 
+def mistyped(value: Any, hint: Any, path: str) -> Iterator[str]:
+    """Values that are not of the schema's type: above all words that are none of those it lists."""
+    origin, words = typing.get_origin(hint), typing.get_args(hint)
+    if hasattr(value, "to_json"):
+        hints = typing.get_type_hints(type(value), vars(sys.modules[type(value).__module__]))
+        for name, inner in hints.items():
+            yield from mistyped(getattr(value, name), inner, f"{path}.{name}")
+    elif origin is typing.Union or origin is types.UnionType:
+        faults = [list(mistyped(value, each, path)) for each in words if each is not type(None)]
+        if value is not None and all(faults):
+            yield from faults[0]
+    elif origin is list and isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from mistyped(each, words[0], f"{path}[{index}]")
+    elif origin is dict and isinstance(value, dict):
+        for key, each in value.items():
+            yield from mistyped(each, words[1], f"{path}.{key}")
+    elif isinstance(hint, type) and issubclass(hint, enum.Enum):
+        if value not in [each.value for each in hint]:
+            yield f"{path}: {value!r} is none of {', '.join(str(each.value) for each in hint)}"
+    elif (hint is float and isinstance(value, bool | str)) or (
+        hint in (int, str, bool) and not isinstance(value, hint)
+    ):
+        yield f"{path}: {value!r} is no {hint.__name__}"
+
+
 def named_units(value: Any, path: str = "") -> Iterator[str]:
     """Units that Grafana does not have."""
     if isinstance(value, dict):
@@ -56,8 +85,10 @@ def main() -> None:
     faults = []
     for name in sys.argv[1:]:
         given = json.loads(Path(name).read_text())
-        kept = json.loads(json.dumps(Dashboard.from_json(given), cls=JSONEncoder))
-        faults += [f"{Path(name).name}: {fault}" for fault in (*lost(given, kept), *named_units(given))]
+        read = Dashboard.from_json(given)
+        kept = json.loads(json.dumps(read, cls=JSONEncoder))
+        found = (*lost(given, kept), *mistyped(read, Dashboard, ""), *named_units(given))
+        faults += [f"{Path(name).name}: {fault}" for fault in found]
     print("\n".join(faults))
     sys.exit(1 if faults else 0)
 

@@ -74,10 +74,13 @@ def test_words_that_grafana_does_not_know_are_found(tmp_path: Path) -> None:
     panel["gridPos"]["width"] = 4
     panel["fieldConfig"]["defaults"]["unit"] = "requests"
     broken["refesh"] = "5s"
+    lines = next(panel for panel in broken["panels"] if panel["type"] == "timeseries")
+    lines["fieldConfig"]["defaults"]["custom"]["showPoints"] = "rarely"
+    lines["options"]["legend"]["placement"] = "below"
     path = tmp_path / "broken.json"
     path.write_text(json.dumps(broken))
     found = "\n".join(read_as_grafana(path))
-    assert all(word in found for word in ("colourMode", "width", "'requests'", "refesh"))
+    assert all(word in found for word in ("colourMode", "width", "'requests'", "refesh", "'rarely'", "'below'"))
 
 
 @each
