@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,6 +18,9 @@ from compiler.golden import random_tensor
 from compiler.spec import TensorSpec
 from service.runtime.buffers import Staging, as_bytes
 from service.runtime.device import Device
+
+if TYPE_CHECKING:
+    from service.runtime.cuda import CudaCall, Flight
 
 Model = Callable[[tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]
 Call = Callable[[Sequence[torch.Tensor], Collection[int]], tuple[tuple[torch.Tensor, ...], tuple[int, int, int]]]
@@ -47,12 +51,23 @@ class Laid:
     staging: Sequence[Staging]
 
 
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A batch that a GPU has been given, and has not answered yet."""
+
+    laid: Laid
+    flight: Flight
+
+
 class Runner:
     """One instance of a model on a device.
 
     `lay(parts, shapes)` takes, for each input, the bytes of every request in order and the shape of the whole batch;
     `compute(laid)` runs what was laid, once. One thread may lay a batch while another computes one, no more than that.
     `run` is both. `graphed` are the batch sizes that the manifest says a CUDA graph can hold.
+
+    Where `overlaps`, `launch(laid)` and `land(launched)` are the halves of `compute`: the thread that owns the instance
+    may lay and launch one more batch while another thread waits for the first to land.
     """
 
     def __init__(
@@ -69,11 +84,17 @@ class Runner:
         self._free = [[Staging(spec, pinned=device.is_cuda) for spec in inputs] for _ in range(BATCHES_AT_ONCE)]
         self._prepare: Callable[[tuple[torch.Tensor, ...], int], str] = lambda inputs, rows: ""
         self._call: Call = _CpuCall(model)
+        self._cuda: CudaCall | None = None
         if device.is_cuda:
             from service.runtime.cuda import CudaCall
 
-            call = CudaCall(model, device, graphed)
-            self._call, self._prepare = call, call.prepare
+            self._call = self._cuda = CudaCall(model, device, graphed)
+            self._prepare = self._cuda.prepare
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the device computes on its own, so that there is something to do meanwhile."""
+        return self._cuda is not None
 
     def run(
         self, parts: Sequence[Sequence[memoryview]], shapes: Sequence[tuple[int, ...]], stays: Collection[int] = ()
@@ -103,6 +124,25 @@ class Runner:
         finally:
             self._free.append(list(laid.staging))
         return outputs, (laid.stack_ns, *phases)
+
+    def launch(self, laid: Laid, stays: Collection[int] = ()) -> Launched:
+        """Give the device a batch, which it works on after those before it."""
+        assert self._cuda is not None, "a processor has computed when it returns"
+        try:
+            return Launched(laid, self._cuda.launch(laid.inputs, stays))
+        except BaseException:
+            self._free.append(list(laid.staging))
+            raise
+
+    def land(self, launched: Launched) -> tuple[list[Output], tuple[int, int, int, int]]:
+        """Wait for a batch; what `compute` returns. Any thread may call it."""
+        assert self._cuda is not None, "it was launched"
+        try:
+            results, phases = self._cuda.land(launched.flight)
+        finally:
+            self._free.append(list(launched.laid.staging))
+        outputs = [read_output(spec, tensor) for spec, tensor in zip(self._outputs, results, strict=True)]
+        return outputs, (launched.laid.stack_ns, *phases)
 
     def warm_up(self, shapes: Sequence[tuple[int, ...]], rows: int = 1) -> str:
         """Call the model with these shapes and record its CUDA graph; why it has none, "" where it has or needs none.
