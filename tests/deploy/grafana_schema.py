@@ -23,6 +23,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 # Of annotations the schema knows only what all sources share; these are Prometheus' own.
 OF_PROMETHEUS = ("step", "titleFormat", "textFormat")
+TYPES = {float: int | float, int: int, str: str, bool: bool}
 UNITS = {value for name, value in vars(units).items() if not name.startswith("_") and isinstance(value, str)}
 
 
