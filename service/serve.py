@@ -39,6 +39,7 @@ from service.engine.messages import (
     StartFailed,
     Unloaded,
 )
+from service.engine.visibility import environment_of
 from service.loading import Loader
 from service.model_control import ModelControl
 from service.observe.logs import follow_log_settings, log_settings_of
@@ -226,7 +227,8 @@ class Server:
                 case StartFailed(reason):
                     self._fail(reason)
 
-        program = Program(f"engine {device}", "service.engine.worker")
+        seen = environment_of(device, os.environ)
+        program = Program(f"engine {device}", "service.engine.worker", environment=seen)
         return self._child(program, first_words, heard, lambda: self._deployment.died(slot))
 
     def _heard(self, kind: str, message: ChildMessage) -> None:

@@ -71,7 +71,8 @@ class RegionAnswers:
 class OpenRegions:
     """Any thread may use it. Memory is closed when it was told to and no request uses it."""
 
-    def __init__(self, open_bytes: Open = open_memory) -> None:
+    def __init__(self, device: str, open_bytes: Open = open_memory) -> None:
+        self._device = device  # as torch calls it here, whatever its number on the machine
         self._open_bytes = open_bytes
         self._bytes: dict[int, torch.Tensor] = {}
         self._reasons: dict[int, str] = {}  # why those are not open that a former engine held
@@ -85,7 +86,7 @@ class OpenRegions:
         """Do what the parent said; the answer to it."""
         region = order.region
         try:
-            self._bytes[region.id] = self._open_bytes(order.handle, region.byte_size, region.device)
+            self._bytes[region.id] = self._open_bytes(order.handle, region.byte_size, self._device)
         except (CannotOpen, OSError, RuntimeError) as error:
             log.warning("a region of CUDA shared memory could not be opened: %s", error)
             reason = str(error) if isinstance(error, CannotOpen) else f"{type(error).__name__} while opening it"

@@ -49,6 +49,7 @@ from service.engine.regions import OpenRegions
 from service.engine.rerun import RAN
 from service.engine.served import BatchCounter, Connection, Pending, Served
 from service.engine.transport import split
+from service.engine.visibility import name_inside
 from service.errors import Code, ServiceError
 from service.observe.logs import follow_log_settings, set_up_logging
 from service.observe.recorders import BatchRecorder, InnerRecorder
@@ -73,13 +74,13 @@ class Engine:
     """All models of one device. `handle` runs on the listener's thread, loading on a thread of its own."""
 
     def __init__(self, configure: Configure, link: Parent, store: Store, arrival_s: float = ARRIVAL_S) -> None:
-        self._device = Device(configure.device, configure.threads)
+        self._device = Device(name_inside(configure.device), configure.threads, configure.device)
         self._store = store
         self._arrival_s = arrival_s
         self._link = link
         self._holdings = Holdings()
         self._quarantine = Quarantine()
-        self.regions = OpenRegions()
+        self.regions = OpenRegions(self._device.name)
         self._box = BlackBox(Path(configure.black_box) if configure.black_box else None)
         self._facilities = Facilities(
             self._device, self._counter, InnerRecorder(store), self._holdings, self._box, configure.batch_timeout_s
@@ -190,7 +191,7 @@ class Engine:
         # What other models take or give back meanwhile is in it: the driver knows processes, not models.
         taken = max(0, self._device.used_bytes - used_bytes)
         counter = self._counter(entry.name, entry.version)
-        counter.loaded(self._device.name, taken, entry.batching.max_queue_size)
+        counter.loaded(self._device.label, taken, entry.batching.max_queue_size)
         self._link.send(Loaded(entry.name, entry.version, order.generation, time.monotonic() - started))
 
     def _unload(self, order: Unload) -> None:

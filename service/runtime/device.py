@@ -12,17 +12,21 @@ import torch
 
 
 class Device:
-    """`Device("cpu", threads=2)` or `Device("cuda:0", threads=2)`: owned by one engine process."""
+    """`Device("cpu", threads=2)` or `Device("cuda:0", threads=2)`: owned by one engine process.
 
-    def __init__(self, name: str, threads: int) -> None:
+    `name` is what torch calls it here, `label` what clients and metrics call it.
+    """
+
+    def __init__(self, name: str, threads: int, label: str = "") -> None:
         self.name = name
+        self.label = label or name
         self.is_cuda = name.startswith("cuda")
         torch.set_num_threads(threads)
         if self.is_cuda:
             torch.cuda.set_device(name)
 
     def __repr__(self) -> str:
-        return f"<Device {self.name}, {torch.get_num_threads()} threads>"
+        return f"<Device {self.label}, {torch.get_num_threads()} threads>"
 
     @contextlib.contextmanager
     def stream(self) -> Iterator[None]:

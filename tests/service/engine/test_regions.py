@@ -20,7 +20,7 @@ from service.tensors import Place, Places
 from tests.fakes import FakeConnection, entry
 
 ROW = np.array([[1.0, 2.0, 3.0]], np.float32)
-REGION = CudaRegion("r", 0, 64, id=5)
+REGION = CudaRegion("r", 3, 64, id=5)  # the machine's fourth GPU, the only one of its engine
 
 
 class Gpu:
@@ -28,7 +28,7 @@ class Gpu:
 
     def __init__(self) -> None:
         self.bytes = torch.zeros(64, dtype=torch.uint8)
-        self.regions = OpenRegions(self._open)
+        self.regions = OpenRegions("cuda:0", self._open)
         self.connection = FakeConnection()
 
     def _open(self, handle: bytes, size: int, device: str) -> torch.Tensor:
