@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,6 +45,7 @@ from service.tracing import Watched, make_watched
 
 log = logging.getLogger("torchere.frontend")
 
+CUT_SHORT_EXIT = 1  # as the parent's own
 PUBLISH_EVERY_S = 0.25
 FAREWELL_S = 0.2  # clients on open connections get a refusal to read, not a reset
 
@@ -85,8 +87,8 @@ class Frontend:
         self._drain_timeout_s = 0.0
         self._watched = Watched()
 
-    async def run(self) -> None:
-        """Serve until told to drain."""
+    async def run(self) -> int:
+        """Serve until told to drain. The exit code: 0, or CUT_SHORT_EXIT where a request was not finished in time."""
         loop = asyncio.get_running_loop()
         _, link = await loop.create_connection(
             lambda: FrameProtocol(
@@ -99,25 +101,30 @@ class Frontend:
         self._send = link.send
         publishing = asyncio.create_task(self._publish_in_flight())
         configure: Configure | None = None
+        draining: asyncio.Task[int] | None = None
         while True:
             match await self._orders.get():
                 case Configure() as configure:
                     pass  # it listens when it knows the models: before, it would deny them
-                case Snapshot(entries, engines, shared):
+                case Snapshot(entries, engines, shared, is_leaving):
                     # Engines first: an entry that reads READY must find its engine.
                     await self._engines.follow(engines)
                     self._plane.follow(Catalog(entries))
+                    self._plane.is_leaving = is_leaving
+                    self._engines.resender.follow(self._plane.catalog)
                     self._follow(shared)
                     if self._http is None:
                         assert configure is not None, "the parent's first word"
                         link.send(await self._start(configure))
                 case Drain():
-                    await self._drain()
-                    break
+                    # Beside what is yet to be followed: an engine that dies now is replaced, and finishes what it had.
+                    draining = asyncio.create_task(self._drain())
+                    draining.add_done_callback(lambda _: self._orders.put_nowait(None))
                 case None:
                     break
         publishing.cancel()
         self._parent.lost()
+        return draining.result() if draining is not None and draining.done() else 0
 
     def _heard(self, message: Configure | Snapshot | Drain | Answer, _: memoryview) -> None:
         if isinstance(message, Answer):
@@ -148,6 +155,7 @@ class Frontend:
         settings = Settings.model_validate_json(configure.settings)
         set_up_logging(settings.log_format, settings.log_level, "frontend")
         self._drain_timeout_s = settings.drain_timeout_s
+        self._engines.resender.timeout_s = settings.rerun_timeout_s
         follow_log_settings(self._control.extensions.shared.log)
         self._control.extensions.is_explicit = settings.model_control_mode == "explicit"
         self._control.extensions.runtime_directory = Path(configure.runtime_directory)
@@ -194,20 +202,24 @@ class Frontend:
         await self._http.is_listening.wait()
         return Started(os.getpid(), http_port=http_socket.getsockname()[1], grpc_port=self._rpc.port)
 
-    async def _drain(self) -> None:
-        """Refuse what is new, answer what was accepted, then close."""
+    async def _drain(self) -> int:
+        """Refuse what is new, answer what was accepted, then close. The exit code."""
         self._plane.is_draining = True
         log.info("draining: %d requests are under way", self._plane.in_flight)
         if self._http is None or self._rpc is None or self._http_task is None:
-            return  # told to leave before it had begun
+            return 0  # told to leave before it had begun
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._drain_timeout_s):
                 await self._plane.wait_until_idle()
         await asyncio.sleep(FAREWELL_S)
         self._rpc.set_serving(False)
         self._http.should_exit = True
+        code = CUT_SHORT_EXIT if self._plane.in_flight else 0
+        if code:
+            log.warning("%d requests were not finished within drain_timeout_s", self._plane.in_flight)
         await asyncio.gather(self._rpc.stop(self._drain_timeout_s), self._http_task)
         await asyncio.to_thread(self._watched.close)
+        return code
 
     def _backend_of(self, model: str, version: str) -> str:
         """What answers requests to it, where it is still served."""
@@ -221,7 +233,7 @@ def _rpc_options(settings: Settings, tls: Tls | None, guard: Guard | None, watch
 
 def main() -> None:
     """Run one frontend."""
-    uvloop.run(Frontend().run())
+    sys.exit(uvloop.run(Frontend().run()))
 
 
 if __name__ == "__main__":

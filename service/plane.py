@@ -6,6 +6,7 @@ Knows no protocol and no torch. `rest` and `rpc` translate into it; `engine/clie
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -54,6 +55,7 @@ class Plane:
         self.cache: ResponseCache | None = None
         self.regions = Regions()
         self.cuda_regions: tuple[CudaRegion, ...] = ()
+        self.is_leaving = False  # it will drain soon
         self.is_draining = False
         self.says_exhausted = False  # of a full queue, in place of unavailable
         self.in_flight = 0
@@ -61,7 +63,7 @@ class Plane:
         self._engines = engines
         self._counter = counter
         self._clock = clock
-        self._next_id = 0
+        self._next_id = os.getpid() << 32  # black boxes tell of the requests of all frontends
 
     def __repr__(self) -> str:
         return f"<Plane {self.in_flight} in flight{', draining' if self.is_draining else ''}, {self.catalog!r}>"
@@ -69,7 +71,7 @@ class Plane:
     @property
     def is_ready(self) -> bool:
         """True when the service takes inference requests for all that it serves."""
-        return not self.is_draining and self.catalog.is_ready
+        return not self.is_leaving and not self.is_draining and self.catalog.is_ready
 
     async def wait_until_idle(self) -> None:
         """While draining: return when every request that was accepted has been answered."""

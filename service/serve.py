@@ -40,6 +40,8 @@ from service.engine.messages import (
     Unloaded,
 )
 from service.engine.visibility import environment_of
+from service.engine.watchdog import Watchdog
+from service.farewell import leave
 from service.loading import Loader
 from service.model_control import ModelControl
 from service.observe.logs import follow_log_settings, log_settings_of
@@ -55,7 +57,6 @@ from service.startup import StartupError, address_of, bind, check_access, check_
 log = logging.getLogger("torchere.parent")
 
 COUNT_EVERY_S = 1.0
-LEAVE_MARGIN_S = 5.0  # beyond the drain timeout, for closing sockets and leaving the interpreter
 
 
 class Server:
@@ -94,7 +95,9 @@ class Server:
         self._sidecars: list[Child] = []  # one, or none where it runs in a container of its own
         self._processes = ProcessWatch(process_store())
         self._sockets: list[socket.socket] = []
+        self._watchdog = Watchdog(settings.batch_timeout_s, lambda slot: self._engines[slot].kill())
         self._stop = asyncio.Event()
+        self._is_leaving = False
         self._failure = ""
         self._is_settled = False
 
@@ -125,6 +128,7 @@ class Server:
             loader.start(self._models.wanted_at_start)
             self._start_children(sockets)
             tasks = [asyncio.create_task(self._count_seconds())]
+            watching = asyncio.create_task(self._watchdog.run())  # to the end: what was accepted may hang yet
             if self._settings.model_control_mode == "poll":
                 tasks.append(asyncio.create_task(self._models.poll()))
             await self._stop.wait()
@@ -133,13 +137,16 @@ class Server:
             loader.stop()
             if self._failure:
                 raise StartupError(self._failure)
-            await self._drain()
+            self._is_leaving = True
+            self._publish()
+            code = await leave(self._frontends, self._engines, self._sidecars, self._settings)
+            watching.cancel()
         finally:
             loader.stop()
             for child in self._children:
                 child.kill()
             shutil.rmtree(self._runtime_directory, ignore_errors=True)
-        return 0
+        return code
 
     def _start_children(self, sockets: list[socket.socket]) -> None:
         if self._settings.metrics_sidecar:
@@ -199,10 +206,15 @@ class Server:
     def _engine(self, slot: int, device: str) -> Child:
         generation = 0
 
+        def died() -> None:
+            self._watchdog.ended(slot)
+            self._deployment.died(slot)
+
         def first_words() -> list[ParentMessage]:
             nonlocal generation
             generation += 1
             path = self._runtime_directory / f"engine-{slot}-{generation}.sock"
+            self._watchdog.began(slot, path)
             return [
                 Configure(
                     self._settings.log_format,
@@ -210,6 +222,7 @@ class Server:
                     device,
                     self._settings.threads,
                     str(path),
+                    batch_timeout_s=self._settings.batch_timeout_s,
                 ),
                 SetLogging(self._registrar.shared.log),
                 *self._memory.orders(slot),
@@ -229,7 +242,7 @@ class Server:
 
         seen = environment_of(device, os.environ)
         program = Program(f"engine {device}", "service.engine.worker", environment=seen)
-        return self._child(program, first_words, heard, lambda: self._deployment.died(slot))
+        return self._child(program, first_words, heard, died)
 
     def _heard(self, kind: str, message: ChildMessage) -> None:
         match message:
@@ -241,7 +254,8 @@ class Server:
         self._settle()
 
     def _snapshot(self) -> Snapshot:
-        return msgspec.structs.replace(self._deployment.snapshot(), shared=self._registrar.shared)
+        shared, is_leaving = self._registrar.shared, self._is_leaving
+        return msgspec.structs.replace(self._deployment.snapshot(), shared=shared, is_leaving=is_leaving)
 
     def _publish(self) -> None:
         for frontend in self._frontends:
@@ -279,14 +293,6 @@ class Server:
     def _fail(self, reason: str) -> None:
         self._failure = reason
         self._stop.set()
-
-    async def _drain(self) -> None:
-        """Frontends first: they refuse new work and wait for the engines' answers; then engines, last the metrics."""
-        log.info("shutting down: finishing %s", "what was accepted")
-        timeout_s = self._settings.drain_timeout_s + LEAVE_MARGIN_S
-        await asyncio.gather(*(child.leave(timeout_s) for child in self._frontends))
-        await asyncio.gather(*(child.leave(timeout_s) for child in self._engines))
-        await asyncio.gather(*(child.leave(LEAVE_MARGIN_S) for child in self._sidecars))
 
 
 async def serve(settings: Settings, metrics_directory: Path, on_settled: Callable[[Server], None]) -> int:

@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from service import access, tracing_settings
 from service.cores import available_cores
+from service.failure_settings import BatchTimeout, DrainDelay, DrainTimeout, RerunTimeout
 from service.limits import Chunks, Elements, HeaderBytes, JsonDepth, Limits, Tensors
 from service.metrics_settings import MetricsAliases, MetricsDirectory, MetricsSidecar
 from service.modes import ControlMode, LoadModel, PollInterval, SharedMemory, TrustUploads
@@ -154,9 +155,10 @@ class Settings(BaseModel):
     token_file: access.TokenFile = None
     restricted_api: access.RestrictedApis = ()
     restricted_status: access.RestrictedStatus = "forbidden"
-    drain_timeout_s: float = Field(
-        30.0, ge=0, allow_inf_nan=False, description="Seconds that accepted requests have to finish after SIGTERM."
-    )
+    batch_timeout_s: BatchTimeout = 60.0
+    rerun_timeout_s: RerunTimeout = 30.0
+    drain_delay_s: DrainDelay = 0.0
+    drain_timeout_s: DrainTimeout = 30.0
     log_format: Literal["human", "json"] = Field("human", description="Log lines for people or, as JSON, for machines.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level to log.")
     access_log: tracing_settings.AccessLog = False

@@ -139,6 +139,11 @@ class BlackBox:
         return words
 
 
+def beside(socket: str | Path) -> Path:
+    """Where the box of the engine is that listens there."""
+    return Path(socket).with_suffix(".box")
+
+
 def create(path: Path) -> None:
     """An empty box: the parent makes it before the engine starts."""
     path.write_bytes(array("Q", [FIRST_LANE, time.monotonic_ns()] + [0] * (FIRST_LANE - 2)).tobytes())

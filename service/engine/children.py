@@ -55,6 +55,7 @@ class Child:
         self._protocol: FrameProtocol[ChildMessage] | None = None
         self._leaving = asyncio.Event()
         self._has_started = False
+        self._code = 0
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -69,12 +70,12 @@ class Child:
         if self._protocol is not None:
             self._protocol.send(message)
 
-    async def leave(self, timeout_s: float) -> None:
-        """Ask it to finish and go; kill it where it has not gone in time."""
+    async def leave(self, timeout_s: float) -> bool:
+        """Ask it to finish and go; kill it where it has not gone in time. Whether it finished."""
         self._leaving.set()
         self.send(Drain())
         if self._task is None:
-            return
+            return True
         try:
             async with asyncio.timeout(timeout_s):
                 await asyncio.shield(self._task)
@@ -82,6 +83,7 @@ class Child:
             log.warning("%s did not leave within %.0f s: killing it", self.program.name, timeout_s)
             self.kill()
             await self._task
+        return self._code == 0
 
     def kill(self) -> None:
         """End the process and all that it started."""
@@ -135,7 +137,7 @@ class Child:
         self._protocol = protocol
         for message in self._first_words():
             protocol.send(message)
-        code = await process.wait()
+        code = self._code = await process.wait()
         protocol.close()
         self._protocol = None
         pid, self.pid = self.pid, 0

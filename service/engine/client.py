@@ -6,6 +6,7 @@ Knows no HTTP, no gRPC, no torch. `plane.py` awaits it; the parent's snapshots s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from collections.abc import AsyncGenerator, Sequence
@@ -13,10 +14,13 @@ from contextlib import aclosing
 
 import msgspec
 
+from service.engine import blackbox
 from service.engine.link import FrameProtocol
 from service.engine.messages import Cancel, EngineAddress, Failure, Infer, Result, Took
+from service.engine.rerun import Aftermath, EngineGone, look_back
+from service.engine.resend import Resender
 from service.engine.transport import split
-from service.errors import ServiceError, Unavailable, UnknownSequence, from_inside
+from service.errors import NotLoaded, ServiceError, UnknownSequence, from_inside
 
 log = logging.getLogger("torchere.frontend")
 
@@ -60,6 +64,7 @@ class EngineClient:
         self._pending: dict[int, asyncio.Future[Answer]] = {}
         self._streams: dict[int, Stream] = {}
         self._protocol: FrameProtocol[Result | Failure] | None = None
+        self._is_retired = False
 
     def __repr__(self) -> str:
         return f"<EngineClient {self.address.device} {self.outstanding} outstanding>"
@@ -70,7 +75,7 @@ class EngineClient:
 
     @property
     def is_open(self) -> bool:
-        return self._protocol is not None and self._protocol.is_open
+        return self._protocol is not None and self._protocol.is_open and not self._is_retired
 
     async def connect(self) -> None:
         """Raises OSError where the engine is not there."""
@@ -78,9 +83,9 @@ class EngineClient:
         _, self._protocol = await loop.create_unix_connection(self._open, self.address.path)
 
     async def infer(self, message: Infer, blobs: Sequence[bytes | bytearray | memoryview]) -> Answer:
-        """The engine's answer. Raises the ServiceError that the engine reports, or Unavailable where it died."""
+        """The engine's answer. Raises the ServiceError that the engine reports, or EngineGone where it died."""
         if self._protocol is None or not self._protocol.is_open:
-            raise _gone(self.address)
+            raise _absent()
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._pending[message.id] = future
         self._protocol.send(message, blobs)
@@ -91,11 +96,12 @@ class EngineClient:
             raise
         finally:
             self._pending.pop(message.id, None)
+            self._leave()
 
     async def stream(self, message: Infer, blobs: Sequence[bytes | bytearray | memoryview]) -> AsyncGenerator[Answer]:
         """Every response, until the final one; whoever leaves before ends the generation. Raises as `infer` does."""
         if self._protocol is None or not self._protocol.is_open:
-            raise _gone(self.address)
+            raise _absent()
         stream = self._streams[message.id] = Stream()
         self._protocol.send(message, blobs)
         try:
@@ -107,12 +113,22 @@ class EngineClient:
             del self._streams[message.id]
             if not stream.is_over:
                 self._protocol.send(Cancel(message.id))
+            self._leave()
 
     def _open(self) -> FrameProtocol[Result | Failure]:
         return FrameProtocol(Result | Failure, self._answered, self._lost)  # type: ignore[arg-type]
 
     def close(self) -> None:
         if self._protocol is not None:
+            self._protocol.close()
+
+    def retire(self) -> None:
+        """Take no more; the connection is closed when what is under way has been answered."""
+        self._is_retired = True
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._is_retired and not self.outstanding and self._protocol is not None:
             self._protocol.close()
 
     def _answered(self, message: Result | Failure, body: memoryview) -> None:
@@ -134,11 +150,14 @@ class EngineClient:
                 future.set_exception(from_inside(message.code, message.message))
 
     def _lost(self) -> None:
+        if not self.outstanding:
+            return
+        aftermath = _look_back(self.address)
         for future in self._pending.values():
             if not future.done():
-                future.set_exception(_gone(self.address))
+                future.set_exception(EngineGone(aftermath))
         for stream in self._streams.values():
-            stream.put(_gone(self.address))
+            stream.put(EngineGone(aftermath))
 
 
 class EngineClients:
@@ -146,6 +165,7 @@ class EngineClients:
 
     def __init__(self) -> None:
         self._clients: dict[EngineAddress, EngineClient] = {}
+        self.resender = Resender(self._send)
 
     def __repr__(self) -> str:
         return f"<EngineClients {list(self._clients.values())!r}>"
@@ -153,7 +173,7 @@ class EngineClients:
     async def follow(self, addresses: Sequence[EngineAddress]) -> None:
         """Connect to engines that are new, let go of those that are no more."""
         for address in set(self._clients) - set(addresses):
-            self._clients.pop(address).close()
+            self._clients.pop(address).retire()
         for address in addresses:
             if address not in self._clients:
                 client = EngineClient(address)
@@ -165,16 +185,32 @@ class EngineClients:
                 self._clients[address] = client
 
     async def infer(self, message: Infer, blobs: Sequence[bytes | bytearray | memoryview]) -> Answer:
-        """Run `message` on the engine with the fewest outstanding requests, or on that whose GPU has its tensors."""
-        if message.sequence is None:
-            return await self._choose(message).infer(message, blobs)
-        return await _follow_sequence(self._usable(message), message, blobs)
+        """Run `message` on the engine with the fewest outstanding requests, or on that whose GPU has its tensors.
+
+        Where there is none it waits, and where that dies it is run again, as `resend.py` says.
+        """
+        try:
+            return await self._send(message, blobs)
+        except NotLoaded as error:
+            return await self.resender.infer(message, blobs, error)
 
     async def stream(self, message: Infer, blobs: Sequence[bytes | bytearray | memoryview]) -> AsyncGenerator[Answer]:
         """The same for a model that answers in several responses."""
-        async with aclosing(self._choose(message).stream(message, blobs)) as answers:
-            async for answer in answers:
-                yield answer
+        while True:
+            try:
+                async with aclosing(self._choose(message).stream(message, blobs)) as answers:
+                    async for answer in answers:
+                        yield answer
+                return
+            except EngineGone:
+                raise  # what it began is lost, told or not
+            except NotLoaded as error:
+                await self.resender.wait(message, error)
+
+    async def _send(self, message: Infer, blobs: Sequence[bytes | bytearray | memoryview]) -> Answer:
+        if message.sequence is None:
+            return await self._choose(message).infer(message, blobs)
+        return await _follow_sequence(self._usable(message), message, blobs)
 
     def _choose(self, message: Infer) -> EngineClient:
         return min(self._usable(message), key=lambda client: client.outstanding)
@@ -184,7 +220,7 @@ class EngineClients:
         if message.places is not None:
             usable = [client for client in usable if client.address.device == message.places.device]
         if not usable:
-            raise Unavailable("no engine is running: it is being restarted, try again")
+            raise _absent()
         return usable
 
 
@@ -211,7 +247,12 @@ def _weight(message: Infer, device: str) -> bytes:
     return hashlib.blake2b(msgspec.msgpack.encode(key), digest_size=8).digest()
 
 
-def _gone(address: EngineAddress) -> ServiceError:
-    return Unavailable(
-        f"the engine on {address.device} died while it worked on this request: it is being restarted, try again"
-    )
+def _absent() -> NotLoaded:
+    return NotLoaded("no engine is running: it is being restarted, try again")
+
+
+def _look_back(address: EngineAddress) -> Aftermath:
+    sight = None
+    with contextlib.suppress(OSError):  # the service itself has gone
+        sight = blackbox.read(blackbox.beside(address.path))
+    return look_back(address.device, sight)

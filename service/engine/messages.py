@@ -86,12 +86,11 @@ class Failure(Message, frozen=True):
 
 
 class EngineAddress(msgspec.Struct, frozen=True, array_like=True):
-    """Where an engine listens, and the file that says what ran in it. `generation` grows with each restart."""
+    """Where an engine listens. `generation` grows with each restart, so that a stale address is never mistaken."""
 
     device: str
     path: str
     generation: int
-    black_box: str = ""
 
 
 TraceSettings = dict[str, dict[str, tuple[str, ...]]]  # by model, "" for all of them, then by setting
@@ -127,7 +126,6 @@ class Configure(Message, frozen=True):
     socket_path: str = ""
     settings: str = ""
     runtime_directory: str = ""
-    black_box: str = ""
     batch_timeout_s: float = 0.0
 
 

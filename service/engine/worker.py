@@ -15,12 +15,11 @@ import queue
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-from service.engine.blackbox import BlackBox
+from service.engine.blackbox import BlackBox, beside
 from service.engine.generating import GeneratingModel
 from service.engine.holdings import Holdings
 from service.engine.link import BlockingLink, inherited_socket
@@ -81,7 +80,8 @@ class Engine:
         self._holdings = Holdings()
         self._quarantine = Quarantine()
         self.regions = OpenRegions(self._device.name)
-        self._box = BlackBox(Path(configure.black_box) if configure.black_box else None)
+        box = beside(configure.socket_path) if configure.socket_path else None
+        self._box = BlackBox(box if box is not None and box.exists() else None)
         self._facilities = Facilities(
             self._device, self._counter, InnerRecorder(store), self._holdings, self._box, configure.batch_timeout_s
         )

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from service.cli import main
 from service.observe.sidecar import main as sidecar
-from service.serve import LEAVE_MARGIN_S
+from service.farewell import LEAVE_MARGIN_S
 from service.settings import PREFIX, Settings, default_text, variable
 
 ROOT = Path(__file__).parents[2]
