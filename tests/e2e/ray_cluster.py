@@ -9,6 +9,7 @@ state of each application and its replicas by node, `kill` ends the second node 
 import contextlib
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,12 @@ def status() -> dict[str, object]:
 
 
 def main(config: str) -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Ray prints what it thinks of lost nodes
+
+    def answer(value: object) -> None:
+        print(json.dumps(value), file=answers, flush=True)
+
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
@@ -64,14 +71,14 @@ def main(config: str) -> None:
         ray.init(address=cluster.address, namespace="serve", log_to_driver=False, logging_level=logging.WARNING)
         command = [Path(sys.executable).with_name("serve"), "run", "--non-blocking", "--address", cluster.address]
         subprocess.run([*command, config], check=True, stdout=sys.stderr, stdin=subprocess.DEVNULL)
-        print(json.dumps({"head": ray.get_runtime_context().get_node_id()}), flush=True)
+        answer({"head": ray.get_runtime_context().get_node_id()})
         for line in sys.stdin:
             match line.strip():
                 case "status":
-                    print(json.dumps(status()), flush=True)
+                    answer(status())
                 case "kill":
                     cluster.remove_node(second, allow_graceful=False)
-                    print(json.dumps({"killed": second.node_id}), flush=True)
+                    answer({"killed": second.node_id})
                 case "end":
                     break
     finally:
