@@ -108,6 +108,11 @@ class Watch:
         return self.ended - self.asking.arrived
 
     @property
+    def title(self) -> str:
+        """The operation, with the model in its path."""
+        return self.asking.operation[:PATH_CHARACTERS].replace("{model}", self.model)
+
+    @property
     def fields(self) -> dict[str, str]:
         """What every line about this request carries."""
         known = {"request_id": self.request_id, "model": self.model, "version": self.version}
@@ -192,7 +197,7 @@ class Watcher:
         missing = f"; {left_out} more were not told of" if left_out else ""
         slow_log.warning(
             "slow: %s of model %s took %.1f ms: %s%s",
-            *(watch.asking.operation, watch.model, watch.seconds * 1e3, phases or "not run", missing),
+            *(watch.title, watch.model, watch.seconds * 1e3, phases or "not run", missing),
             extra={**watch.fields, **_measures(watch), "phases_ms": spent_ms},
         )
 
@@ -219,13 +224,9 @@ def _measures(watch: Watch) -> dict[str, object]:
 def _log_access(watch: Watch) -> None:
     if not access_log.isEnabledFor(logging.INFO):
         return
+    batch = f", batch {watch.batch}" if watch.batch else ""
     access_log.info(
         "%s %s in %.2f ms%s",
-        *(
-            watch.asking.operation[:PATH_CHARACTERS],
-            watch.status,
-            watch.seconds * 1e3,
-            f", batch {watch.batch}" if watch.batch else "",
-        ),
+        *(watch.title, watch.status, watch.seconds * 1e3, batch),
         extra={**watch.fields, **_measures(watch)},
     )

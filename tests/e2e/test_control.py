@@ -8,11 +8,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
+from protos.inference_pb2 import InferTensorContents, ModelInferRequest
+from protos.inference_pb2_grpc import GRPCInferenceServiceStub
+from tests.e2e.collector import Collector, attributes
 from tests.e2e.running import RunningServer
 
 ROOT = Path(__file__).parents[2]
@@ -36,11 +41,23 @@ class Door:
 
 
 @pytest.fixture(scope="module")
-def server(cache: Path, logs: Path) -> Iterator[RunningServer]:
-    flags = ("--models", "affine", "--frontends", "2", "--startup", "wait", "--shared-memory", "system")
-    with RunningServer(ROOT / "tests" / "models", cache, logs, *flags) as running:
-        assert len(running.children("service.frontend")) == 2
-        yield running
+def collector() -> Iterator[Collector]:
+    with Collector() as listening:
+        yield listening
+
+
+@pytest.fixture(scope="module")
+def server(cache: Path, logs: Path, collector: Collector) -> Iterator[RunningServer]:
+    flags = (
+        *("--models", "affine", "--frontends", "2", "--startup", "wait", "--shared-memory", "system"),
+        *("--tracing", "--trace-endpoint", collector.url, "--trace-ratio", "0", "--access-log"),
+    )
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+        environment.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")
+        with RunningServer(ROOT / "tests" / "models", cache, logs, *flags) as running:
+            assert len(running.children("service.frontend")) == 2
+            yield running
 
 
 @pytest.fixture(params=["http", "grpc"])
@@ -102,6 +119,85 @@ def test_settings_changed_through_one_frontend_hold_in_all(door: Door, server: R
         else:
             assert log["settings"]["log_verbose_level"]["uint32_param"] == 1
     assert "cannot be changed over the network" in came["refused"][1]
+
+
+def infer(server: RunningServer, protocol: str, trace: int) -> None:
+    """One request of a client that is traced; its own span is 7."""
+    parent = f"00-{trace:032x}-0000000000000007-01"
+    if protocol == "http":
+        inputs = [{"name": name, "datatype": "FP32", "shape": [1, 4], "data": [0, 1, 2, 3]} for name in ("x", "y")]
+        body = json.dumps({"id": f"of-http\n{trace}", "inputs": inputs}).encode()
+        assert server.post("/v2/models/affine/infer", body, traceparent=parent)[0] == 200
+        return
+    values = InferTensorContents(fp32_contents=[0, 1, 2, 3])
+    request = ModelInferRequest(model_name="affine", id=f"of-grpc\n{trace}")
+    for name in ("x", "y"):
+        request.inputs.add(name=name, datatype="FP32", shape=[1, 4], contents=values)
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        GRPCInferenceServiceStub(channel).ModelInfer(request, metadata=(("traceparent", parent),))  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize(("protocol", "trace"), [("http", 0xABC1), ("grpc", 0xABC2)])
+def test_a_clients_trace_goes_on_in_the_server(
+    protocol: str, trace: int, server: RunningServer, collector: Collector
+) -> None:
+    infer(server, protocol, trace)
+    spans = collector.wait_for(lambda: collector.of_trace(f"{trace:032x}"))
+    operation = {"http": "POST /v2/models/{model}/infer", "grpc": "inference.GRPCInferenceService/ModelInfer"}[protocol]
+    assert set(spans) == {operation, "queue", "batch", "stack", "copy_in", "compute", "copy_out", "encode"}
+    own, batch = spans[operation], spans["batch"]
+    assert own.parent_span_id.hex() == f"{7:016x}"
+    for name, parent in {"queue": own, "batch": own, "encode": own, "stack": batch, "compute": batch}.items():
+        assert spans[name].parent_span_id == parent.span_id, name
+        assert own.start_time_unix_nano <= spans[name].start_time_unix_nano <= own.end_time_unix_nano, name
+    assert (own.trace_id, own.span_id) in [(link.trace_id, link.span_id) for link in batch.links]
+    assert attributes(own)["torchere.request.id"] == f"of-{protocol}\n{trace}"
+    assert attributes(own)["torchere.backend"]
+    assert attributes(batch)["torchere.batch.rows"] >= 1
+    (resource,) = [resource for span, resource in collector.spans if span.span_id == own.span_id]
+    assert resource["service.name"] == "torchere"
+    assert resource["deployment.environment"] == "test"
+    line = next(line for line in server.log().splitlines() if f"trace_id={trace:032x}" in line)
+    assert f'request_id="of-{protocol}\\n{trace}"' in line
+    assert operation.replace("{model}", "affine") in line
+
+
+def test_the_requests_of_a_batch_are_linked(server: RunningServer, collector: Collector) -> None:
+    def shared() -> Any:
+        return [span for span, _ in collector.spans if span.name == "batch" and len(span.links) > 1]
+
+    with ThreadPoolExecutor(16) as pool:
+        for first in range(0x100, 0x900, 0x20):
+            list(pool.map(lambda trace: infer(server, "http", trace), range(first, first + 32)))
+            if shared():
+                break
+    batch = collector.wait_for(shared)[0]
+    linked = {(link.trace_id, link.span_id) for link in batch.links}
+    assert len(linked) == len(batch.links)
+
+    def owns() -> set[tuple[bytes, bytes]]:
+        return {
+            (span.trace_id, span.span_id)
+            for span, _ in list(collector.spans)
+            if span.parent_span_id.hex() == f"{7:016x}"
+        }
+
+    collector.wait_for(lambda: linked <= owns())
+    assert server.metric("torchere_traces_total", outcome="exported") > 0
+
+
+def test_requests_without_a_trace_are_traced_as_the_settings_say(server: RunningServer, collector: Collector) -> None:
+    assert "trace" in server.get("/v2")[1]["extensions"]
+    assert server.get("/v2/models/affine/trace/setting")[1]["trace_mode"] == "opentelemetry"
+    changed = server.post("/v2/models/affine/trace/setting", b'{"trace_rate": "1"}')[1]
+    assert changed["trace_rate"] == "1"
+    before = len(collector.spans)
+    inputs = [{"name": name, "datatype": "FP32", "shape": [1, 4], "data": [0, 1, 2, 3]} for name in ("x", "y")]
+    body = json.dumps({"id": "from here", "inputs": inputs}).encode()
+    assert server.post("/v2/models/affine/infer", body)[0] == 200
+    roots = collector.wait_for(lambda: [span for span, _ in collector.spans[before:] if not span.parent_span_id])
+    assert [attributes(root)["torchere.request.id"] for root in roots] == ["from here"]
+    assert server.post("/v2/models/affine/trace/setting", b'{"trace_rate": null}')[1]["trace_rate"] != "1"
 
 
 def test_a_frontend_that_comes_back_knows_the_regions(server: RunningServer) -> None:
