@@ -65,6 +65,7 @@ class ParsedRequest:
             shared_inputs=self.shared_inputs,
             shared_outputs=self.shared_outputs,
             sequence=self.sequence,
+            trace=bare.trace,
         )
 
 

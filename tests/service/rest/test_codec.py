@@ -14,6 +14,7 @@ from service.errors import InvalidInput, ServiceError
 from service.rest.codec import encode_infer, parse_infer, parse_json
 from service.tensors import (
     NUMPY_TYPES,
+    InferRequest,
     InferResponse,
     Placement,
     RequestedOutput,
@@ -105,6 +106,13 @@ def test_reads_what_is_asked_of_the_outputs_and_the_queue() -> None:
     assert (parsed.id, parsed.timeout_us, parsed.priority, parsed.binary_default) == ("a", 500, 1, True)
     assert parsed.outputs == (RequestedOutput("y", 3),)
     assert parsed.binary == {"y": False}
+
+
+def test_what_the_headers_said_stays() -> None:
+    bare = InferRequest("digits", "1", (), arrived=3.0, trace="00-1-2-01")
+    asked = parse(v2(id="a")).asked_of(bare)
+    assert (asked.model, asked.version, asked.id) == ("digits", "1", "a")
+    assert (asked.arrived, asked.trace) == (3.0, "00-1-2-01")
 
 
 def change(**changes: Any) -> dict[str, Any]:
