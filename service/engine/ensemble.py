@@ -15,6 +15,7 @@ from typing import Protocol
 from service.engine.marks import step_of
 from service.engine.messages import Failure, Infer, Result
 from service.engine.pipeline import Call, Flow, Phases, Plan, add, arrange, find_shortfall
+from service.engine.rerun import FIRST
 from service.engine.served import BatchCounter, Connection, Pending, Served
 from service.errors import OUTCOMES, Code, InvalidInput, QueueFull, ServiceError, Unavailable
 from service.repository.catalog import Entry
@@ -87,7 +88,7 @@ class ServedEnsemble:
         run = _Run(pending, Flow(self._plan))
         try:
             with self._state:
-                self._check_room()
+                self._check_room(pending.message.retry)
                 self._runs[run.key] = run
                 calls = run.flow.begin(message.shapes, pending.tensors)
         except Unavailable as error:
@@ -133,11 +134,11 @@ class ServedEnsemble:
                     self._count(given, "success")
                     self._arrived(given, message, blobs)
 
-    def _check_room(self) -> None:
+    def _check_room(self, retry: int) -> None:
         name, limit = self.entry.name, self.entry.batching.max_queue_size
         if self._is_closing:
             raise Unavailable(f"model '{name}' is being unloaded: try again")
-        if len(self._runs) >= limit:
+        if len(self._runs) >= limit and retry == FIRST:
             raise QueueFull(f"model '{name}' has {limit} requests under way: try again later")
 
     def _give(self, run: _Run, calls: Sequence[Call]) -> None:

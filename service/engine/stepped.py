@@ -17,6 +17,7 @@ from msgspec import structs
 from service.engine.marks import step_between
 from service.engine.messages import Failure, Result
 from service.engine.queues import Waiting
+from service.engine.rerun import FIRST
 from service.engine.served import Connection, Pending, Served
 from service.engine.steps.checking import (
     check_outputs,
@@ -142,7 +143,8 @@ class SteppedModel:
             lambda error: self._fail(job, error),
         )
         try:
-            job.waiting = self._pool.submit(task, now, message.deadline, message.priority)
+            is_accepted = message.retry != FIRST
+            job.waiting = self._pool.submit(task, now, message.deadline, message.priority, is_accepted=is_accepted)
         except Unavailable as error:
             self._fail(job, error)
 

@@ -77,15 +77,17 @@ class Pool:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, task: Task, arrived: float, deadline: float | None = None, priority: int = 0) -> Waiting:
-        """Let a task wait for a process. Raises QueueFull, or Unavailable where there are none."""
+    def submit(
+        self, task: Task, arrived: float, deadline: float | None = None, priority: int = 0, *, is_accepted: bool = False
+    ) -> Waiting:
+        """Let a task wait for a process. Raises QueueFull, unless it was accepted before; Unavailable without any."""
         waiting = Waiting(1, None, arrived, deadline, priority, task)
         with self._changed:
             if self._failure:
                 raise Unavailable(f"the Python steps of {self.title} are being restarted: {self._failure}")
             if self._closing.is_set():
                 raise Unavailable(f"{self.title} is being unloaded: try again")
-            if len(self._queue) >= self._max_waiting:
+            if len(self._queue) >= self._max_waiting and not is_accepted:
                 raise QueueFull(
                     f"the queue is full: {len(self._queue)} requests wait for the Python steps already (max_queue_size "
                     f"{self._max_waiting}): try again later"
