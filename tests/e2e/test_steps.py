@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-import queue
 import shutil
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pytest
 
+from protos import inference_pb2 as pb
+from protos.inference_pb2_grpc import GRPCInferenceServiceStub
+from service.client.rpc import RpcClient
 from tests.e2e.conftest import ROOT
 from tests.e2e.running import RunningServer
-
-tritonclient = pytest.importorskip("tritonclient.grpc", reason="pip install tritonclient[grpc]")
 
 OK = (200, "glad")
 
@@ -101,12 +101,10 @@ def test_text_goes_in_and_out_by_every_door(server: RunningServer) -> None:
         assert predicted == {"predictions": [{"mood": ["glad"], "score": [1.0]}]}
         generated = client.post("/v2/models/mood/generate", json={"text": "great"}).json()
         assert (generated["mood"], generated["score"]) == ("glad", 2.0)
-    with tritonclient.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as stub:
-        given = tritonclient.InferInput("text", [2, 1], "BYTES")
-        given.set_data_from_numpy(np.array([[b"bad"], [b"calm"]], object))
-        result = stub.infer("mood", [given])
-        assert result.as_numpy("mood").tolist() == [[b"sad"], [b"calm"]]
-        assert result.as_numpy("score").tolist() == [[-1.0], [0.0]]
+    with RpcClient(f"127.0.0.1:{server.grpc_port}") as rpc:
+        found = rpc.infer("mood", {"text": np.array([[b"bad"], [b"calm"]], object)})
+    assert found["mood"].tolist() == [[b"sad"], [b"calm"]]
+    assert found["score"].tolist() == [[-1.0], [0.0]]
 
 
 def test_other_code_takes_over_without_a_failed_request(server: RunningServer) -> None:
@@ -145,23 +143,15 @@ def test_clients_that_leave_free_the_processes(server: RunningServer) -> None:
     until(lambda: server.metric("torchere_requests_total", model="story", outcome="cancelled") >= 6)
 
 
-def test_tritonclient_reads_a_stream(server: RunningServer) -> None:
-    answers: queue.Queue[Any] = queue.Queue()
-    text, count = (
-        tritonclient.InferInput("text_input", [1], "BYTES"),
-        tritonclient.InferInput("max_tokens", [1], "INT32"),
-    )
-    text.set_data_from_numpy(np.array([b"t"], object))
-    count.set_data_from_numpy(np.array([3], np.int32))
-    with tritonclient.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as stub:
-        assert stub.get_model_config("story").config.model_transaction_policy.decoupled
-        stub.start_stream(lambda result, error: answers.put(error or result))
-        stub.async_stream_infer("story", [text, count], request_id="a", enable_empty_final_response=True)
-        found = [answers.get(timeout=60) for _ in range(4)]
-        stub.stop_stream()
-    letters = [result.as_numpy("text_output") for result in found[:3]]
-    assert [letter.tolist() for letter in letters] == [[b"h"], [b"e"], [b" "]]
-    assert [each.get_response().parameters["triton_final_response"].bool_param for each in found] == [False] * 3 + [
-        True
-    ]
-    assert found[3].as_numpy("text_output") is None
+def test_a_stream_ends_with_the_last_response(server: RunningServer) -> None:
+    request = pb.ModelInferRequest(model_name="story", id="a")
+    request.parameters["triton_enable_empty_final_response"].bool_param = True
+    text = request.inputs.add(name="text_input", datatype="BYTES", shape=[1])
+    text.contents.bytes_contents.append(b"t")
+    request.inputs.add(name="max_tokens", datatype="INT32", shape=[1]).contents.int_contents.append(3)
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        answers = list(GRPCInferenceServiceStub(channel).ModelStreamInfer(iter([request]), timeout=60))
+    found = [answer.infer_response for answer in answers]
+    assert [each.raw_output_contents[0][4:] for each in found[:3]] == [b"h", b"e", b" "]
+    assert [each.parameters["triton_final_response"].bool_param for each in found] == [False, False, False, True]
+    assert not found[3].outputs
