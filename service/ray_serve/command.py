@@ -42,7 +42,7 @@ def deploy() -> None:
 )
 @options(
     *("model_repository", "models", "cache_dir", "trust", "startup", "host", "http_port", "grpc_port", "http_prefix"),
-    *("token_file", "restricted_api", "max_body_bytes", "drain_timeout_s", "compile_timeout_s"),
+    *("token_file", "restricted_api", "max_body_bytes", "drain_timeout_s", "compile_timeout_s", "access_log"),
 )
 @click.option("--config", "config_file", type=OUT, help="Settings file (YAML). Default: ./torchere.yaml.")
 def ray(config_file: Path | None, output: Path | None, **given: Any) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 from service.control import Control
 from service.engine.messages import Change
@@ -17,12 +17,11 @@ from service.errors import Unsupported
 from service.extensions import Extensions
 from service.observe.recorders import RequestRecorder
 from service.observe.store import process_store
-from service.plane import Plane
+from service.plane import Engines, Plane
 from service.ray_serve.catalog import Deployments
 from service.ray_serve.handles import Faults, HandleEngines
 from service.rest.app import create_app
 from service.rest.body import Receive
-from service.rest.infer import Send
 from service.rpc.server import RpcOptions, RpcServer, start_rpc
 from service.security import make_guard
 from service.settings import Settings
@@ -30,6 +29,8 @@ from service.statistics import Key, Totals
 from service.tls import check_tls, make_tls
 
 log = logging.getLogger("torchere.ray")
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MODELS_ARE_FIXED = (
     "under Ray Serve each model is a deployment: make the Serve config anew with `torchere deploy ray`, then give it "
@@ -52,7 +53,9 @@ class Ingress:
 
     def __init__(self, settings: Settings, handles: Mapping[str, Any], faults: Faults) -> None:
         self._settings = settings
-        self._plane = Plane(HandleEngines(handles, faults), RequestRecorder(process_store()))
+        # Of what a plane may ask of engines, the shortcut of uvicorn's connections is left out: Ray's proxy has them.
+        engines = cast(Engines, HandleEngines(handles, faults))
+        self._plane = Plane(engines, RequestRecorder(process_store()))
         self._plane.says_exhausted = settings.queue_full_status == "exhausted"
         extensions = Extensions(self._plane, NoParent())
         extensions.why_fixed = MODELS_ARE_FIXED
