@@ -86,19 +86,21 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def over_http(server: RunningServer) -> Callable[[], None]:
     """Asks the same again and again, which is kept, then what is wrong, what comes too late, and what fails."""
-    row = [[1.0, 2.0, 3.0, 4.0]]
-    bodies = [
-        ("affine", {"inputs": {"x": row, "y": row}}),
-        ("affine", {"inputs": {"x": row}}),
-        ("affine", {"inputs": {"x": [[time.time()] * 4], "y": row}, "parameters": {"timeout": 1}}),
-        ("poison", {"inputs": {"x": [[-1.0, 1.0]]}}),
-    ]
+
+    def tensor(name: str, *values: float) -> dict[str, Any]:
+        return {"name": name, "datatype": "FP32", "shape": [1, len(values)], "data": values}
 
     def ask() -> None:
+        now, same = tensor("x", *[time.time()] * 4), tensor("y", 1, 2, 3, 4)
+        bodies = [
+            ("affine", {"inputs": [same | {"name": "x"}, same]}),
+            ("affine", {"inputs": [same]}),
+            ("affine", {"inputs": [now, same], "parameters": {"timeout": 1}}),
+            ("poison", {"inputs": [tensor("x", -1, 1)]}),
+        ]
         for model, body in bodies:
-            server.post(
-                f"/v1/models/{model}/infer", json.dumps(body).encode(), traceparent=f"00-{TRACE_ID}-{'1' * 16}-01"
-            )
+            path = f"/v2/models/{model}/infer"
+            server.post(path, json.dumps(body).encode(), traceparent=f"00-{TRACE_ID}-{'1' * 16}-01")
 
     return ask
 
@@ -214,6 +216,11 @@ def test_every_rule_is_judged_and_sees_what_it_names(prometheus: RunningPromethe
     assert {rule["name"] for rule in told} == expressions.keys()
     firing = {rule["name"] for rule in told if rule.get("state") == "firing"}
     assert not firing & {"TorchereNoMetrics", "TorchereTargetDown", "TorchereCacheFull", "TorchereProcessRestarted"}
+
+
+def test_the_load_ends_in_every_way_but_two(prometheus: RunningPrometheus) -> None:
+    found = set(prometheus.values('label_values(torchere_requests_total{namespace="torchere"}, outcome)'))
+    assert found == {"success", "invalid", "timeout", "failed"}, "nothing is rejected, nobody leaves"
 
 
 def test_the_autoscalers_get_their_numbers(prometheus: RunningPrometheus) -> None:
