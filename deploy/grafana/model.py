@@ -123,13 +123,13 @@ BATCHES = (
     .limited((0.5, ORANGE)),
     lines(
         "Why batches ran",
-        "full: no more fit in. idle: an instance was free, and a batch never waits then, unless it is told to. delay: "
-        "max_queue_delay_us had passed.",
+        "full: no more fit in. preferred: one of preferred_batch_sizes. idle: an instance was free, and a batch never "
+        "waits then, unless it is told to. delay: max_queue_delay_us had passed.",
         "cps",
         Query(rate("torchere_batches_total", MODEL, "reason"), "{{reason}}"),
     )
     .stacked()
-    .coloured({"full": ORANGE, "idle": GREEN, "delay": BLUE}),
+    .coloured({"full": ORANGE, "preferred": YELLOW, "idle": GREEN, "delay": BLUE}),
     lines(
         "Rows",
         "Rows of requests answered with success.",

@@ -43,8 +43,9 @@ def expressions(name: str) -> Iterator[tuple[str, str]]:
         yield from ((panel["title"], target["expr"]) for target in panel["targets"])
     for variable in READ[name]["templating"]["list"]:
         if variable["type"] == "query":
-            metric, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"]).groups()  # type: ignore[union-attr]
-            yield variable["name"], f"count by ({label}) ({metric})"
+            matched = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
+            assert matched is not None, variable["name"]
+            yield variable["name"], f"count by ({matched[2]}) ({matched[1]})"
     yield from ((found["name"], found["expr"]) for found in READ[name]["annotations"]["list"] if "expr" in found)
 
 
