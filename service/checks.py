@@ -10,6 +10,8 @@ from service.errors import InvalidInput
 from service.repository.catalog import Entry
 from service.tensors import RequestedOutput, Tensor, describe, shape_text, unpack_bytes
 
+REQUEST_BATCHES = 64  # a request may be of so many batches unless model.yaml says: its answer has to be held in memory
+
 
 def check_inputs(inputs: tuple[Tensor, ...], entry: Entry) -> int:
     """Check names, datatypes, shapes and sizes against the model. Returns the rows (1 where the model has no batch).
@@ -77,10 +79,11 @@ def _check_rows(tensor: Tensor, rows: int | None, entry: Entry) -> int:
         raise InvalidInput(
             f"input '{tensor.name}': the batch is empty, got {shape_text(tensor.shape)}: send 1 row or more"
         )
-    if batch > entry.max_batch_size:
+    if batch > entry.max_batch_size and batch > (limit := max_rows(entry)):
+        word = "max_request_rows" if limit > entry.max_batch_size else "max_batch_size"
         raise InvalidInput(
-            f"input '{tensor.name}': batch of {batch} rows is larger than max_batch_size {entry.max_batch_size} "
-            f"of model '{entry.name}': split the request"
+            f"input '{tensor.name}': batch of {batch} rows is larger than {word} {limit} of model '{entry.name}': "
+            "split the request"
         )
     if rows is not None and batch != rows:
         raise InvalidInput(
@@ -88,6 +91,13 @@ def _check_rows(tensor: Tensor, rows: int | None, entry: Entry) -> int:
             "all inputs of a request share the batch size"
         )
     return batch
+
+
+def max_rows(entry: Entry) -> int:
+    """The rows that a request may have where the model batches: more than a batch holds are run in parts."""
+    if not entry.batching.split or entry.sequencing is not None:
+        return entry.max_batch_size
+    return entry.batching.max_request_rows or REQUEST_BATCHES * entry.max_batch_size
 
 
 def check_outputs(outputs: tuple[RequestedOutput, ...], entry: Entry) -> tuple[RequestedOutput, ...]:

@@ -156,12 +156,14 @@ class Control:
             config["sequence_batching"] = as_sequence_batching(entry, entry.sequencing)
         elif batches:
             config["dynamic_batching"] = {
-                "preferred_batch_size": list(entry.buckets),
+                "preferred_batch_size": list(entry.batching.preferred_batch_sizes or entry.buckets),
                 "max_queue_delay_microseconds": entry.batching.max_queue_delay_us,
                 "default_queue_policy": {
                     "max_queue_size": entry.batching.max_queue_size,
                     "default_timeout_microseconds": entry.batching.timeout_us,
+                    **({"timeout_action": "DELAY"} if entry.batching.timeout_action == "delay" else {}),
                 },
+                **({"preserve_ordering": True} if entry.batching.preserve_ordering else {}),
             }
         if entry.ensemble is not None:
             return ensemble_scheduling.as_ensemble(config, entry.ensemble)

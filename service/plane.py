@@ -20,6 +20,7 @@ from service.defaults import fill_inputs
 from service.engine.messages import Infer, Result
 from service.errors import OUTCOMES, Code, Exhausted, NotFound, ServiceError, Unavailable, Unsupported
 from service.gpu_places import place, take_places, tell_places
+from service.patience import deadline_of, late_of
 from service.repository.catalog import Catalog, Entry
 from service.response_cache import ResponseCache, digest_inputs
 from service.shared_memory import CudaRegion, Regions, write_outputs
@@ -118,7 +119,7 @@ class Plane:
         except ServiceError as error:
             outcome = OUTCOMES.get(error.code, "failed")
             if self.says_exhausted and error.code is Code.QUEUE_FULL:
-                raise Exhausted(str(error)) from error
+                raise Exhausted.instead_of(error) from error
             raise
         except asyncio.CancelledError:
             outcome = "cancelled"
@@ -156,7 +157,7 @@ class Plane:
         except ServiceError as error:
             outcome = OUTCOMES.get(error.code, "failed")
             if self.says_exhausted and error.code is Code.QUEUE_FULL:
-                raise Exhausted(str(error)) from error
+                raise Exhausted.instead_of(error) from error
             raise
         finally:
             self._finished(request, version, outcome, started, rows)
@@ -217,10 +218,11 @@ class Plane:
             rows,
             tuple([tensor.shape for tensor in inputs]),
             tuple([len(tensor.data) for tensor in inputs]),
-            self._deadline(request, entry),
+            deadline_of(request, entry, now := self._clock()),
             request.priority,
             entry.contract,
             request.sequence if entry.sequencing is not None or entry.ensemble is not None else None,
+            late=late_of(request, entry, now),
             mark=request.mark,
         )
         data = [tensor.data for tensor in inputs]
@@ -279,11 +281,3 @@ class Plane:
         if request.outputs:
             response = replace(response, outputs=choose_outputs(response.outputs, wanted, entry))
         return response
-
-    def _deadline(self, request: InferRequest, entry: Entry) -> float | None:
-        """The earliest of the client's own deadline and the request's timeout, else the model's default timeout."""
-        timeout_us = request.timeout_us or entry.batching.timeout_us
-        if not timeout_us:
-            return request.deadline
-        due = self._clock() + timeout_us / 1e6
-        return due if request.deadline is None else min(due, request.deadline)

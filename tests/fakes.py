@@ -215,10 +215,14 @@ class FakeBatchCounter:
     def __init__(self) -> None:
         self.batches: list[tuple[int, int]] = []
         self.reasons: list[str] = []
-        self.running = 0
+        self.running = self.waited = self.parts = 0
 
-    def batch(self, queue_ns: Sequence[int], phases_ns: tuple[int, int, int, int], rows: int, bucket: int) -> None:
+    def batch(
+        self, queue_ns: Sequence[int], phases_ns: tuple[int, int, int, int], rows: int, bucket: int, parts: int = 0
+    ) -> None:
         self.batches.append((rows, bucket))
+        self.waited += len(queue_ns)
+        self.parts += parts
 
     def depth(self, requests: int) -> None:
         assert requests >= 0

@@ -138,7 +138,7 @@ class EngineClient:
                 case Result():
                     stream.put((message, split(body, message.sizes)))
                 case Failure():
-                    stream.put(from_inside(message.code, message.message))
+                    stream.put(from_inside(message.code, message.message, message.retry_after_s))
             return
         future = self._pending.get(message.id)
         if future is None or future.done():
@@ -147,7 +147,7 @@ class EngineClient:
             case Result():
                 future.set_result((message, split(body, message.sizes)))
             case Failure():
-                future.set_exception(from_inside(message.code, message.message))
+                future.set_exception(from_inside(message.code, message.message, message.retry_after_s))
 
     def _lost(self) -> None:
         if not self.outstanding:

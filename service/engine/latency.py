@@ -76,7 +76,7 @@ class Latency:
         upper = bisect_left(sizes, rows)
         if upper == len(sizes):
             return sizes[-1]
-        if upper == 0 or sizes[upper] == rows or times[upper] <= self._best(rows, upper):
+        if upper == 0 or sizes[upper] == rows or times[upper] <= _best(sizes[:upper], times, rows):
             return sizes[upper]
         return sizes[upper - 1]
 
@@ -88,22 +88,7 @@ class Latency:
     def seconds(self, rows: int) -> float:
         """What so many rows take on one device that does nothing else. Ask only where it is known."""
         whole, rest = divmod(rows, self._sizes[-1])
-        return whole * self._times[-1] + self._best(rest, len(self._sizes))
-
-    def _best(self, rows: int, below: int) -> float:
-        """`best` of the docstring, with the sizes before index `below` where more than one batch is needed."""
-        spent, least = 0.0, float("inf")
-        while rows:
-            upper = bisect_left(self._sizes, rows, hi=below)
-            if upper < below:
-                least = min(least, spent + self._times[upper])
-            lower = bisect_right(self._sizes, rows, hi=below) - 1
-            if lower < 0:
-                return least
-            whole, rows = divmod(rows, self._sizes[lower])
-            spent += whole * self._times[lower]
-            below = lower + 1
-        return min(least, spent)
+        return whole * self._times[-1] + _best(self._sizes, self._times, rest)
 
     def _learn(self, bucket: int, seconds: float) -> None:
         self._means[bucket] = self._planned[bucket] = seconds
@@ -120,8 +105,26 @@ class Latency:
             if spent <= least * (1 + WORTH_TELLING):
                 least = min(least, spent)
                 ahead.append((size, least))
-        self._sizes, self._times = [], []
+        sizes: list[int] = []
+        times: list[float] = []
         for size, spent in reversed(ahead):
-            if not self._sizes or spent < self._best(size, len(self._sizes)):
-                self._sizes.append(size)
-                self._times.append(spent)
+            if not sizes or spent < _best(sizes, times, size):
+                sizes.append(size)
+                times.append(spent)
+        self._sizes, self._times = sizes, times  # at once: threads that run batches ask meanwhile
+
+
+def _best(sizes: Sequence[int], times: Sequence[float], rows: int) -> float:
+    """`best` of `Latency`, of these sizes."""
+    spent, least, below = 0.0, float("inf"), len(sizes)
+    while rows:
+        upper = bisect_left(sizes, rows, hi=below)
+        if upper < below:
+            least = min(least, spent + times[upper])
+        lower = bisect_right(sizes, rows, hi=below) - 1
+        if lower < 0:
+            return least
+        whole, rows = divmod(rows, sizes[lower])
+        spent += whole * times[lower]
+        below = lower + 1
+    return min(least, spent)

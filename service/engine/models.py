@@ -10,8 +10,9 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from service.engine.batch import stack, unstack
+from service.engine.batch import Stacked, stack, unstack
 from service.engine.batcher import Batcher, Expire, Policy, Run, WaitUntil
 from service.engine.blackbox import BlackBox, Lane
 from service.engine.dividing import Divided
@@ -22,8 +23,19 @@ from service.engine.served import BatchCounter, Connection, Pending
 from service.errors import Code, Unavailable
 from service.repository.catalog import Entry
 from service.runtime.device import Device
-from service.runtime.runner import Runner
+from service.runtime.runner import Output, Runner
 from service.traced import ran_together
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Requests as one batch, ready to be laid. Outputs whose indices are in `stays` are wanted on the GPU."""
+
+    requests: Sequence[Waiting]
+    rows: list[int]
+    bucket: int
+    stacked: Stacked
+    stays: frozenset[int]
 
 
 class ServedModel:
@@ -93,7 +105,9 @@ class ServedModel:
         message = pending.message
         shape = tuple(shape[1:] for shape in message.shapes) if self.entry.max_batch_size else message.shapes
         group = shape if message.retry != RAN else (shape, message.id)  # it may be deadly: nothing runs beside it
-        waiting = Waiting(message.rows, group, now, message.deadline, message.priority, pending)
+        waiting = Waiting(message.rows, group, now, message.deadline, message.priority, pending, message.late)
+        if message.rows > self.entry.max_batch_size > 0:
+            self._divide(waiting, pending)
         try:
             with self._inbox:
                 if self._is_closing:
@@ -136,7 +150,10 @@ class ServedModel:
                     )
                 else:
                     self._counter.dispatched(decision.reason, len(decision.requests))
-                    self._run(self._runners[index], decision.requests, time.monotonic(), self._lanes[index])
+                    began = time.monotonic()
+                    is_sound = self._run(self._runners[index], decision.requests, began, self._lanes[index])
+                    with self._inbox:
+                        self._batcher.finished(decision, time.monotonic() - began if is_sound else None)
                     self._lanes[index].end()
                     self._counter.settled(len(decision.requests))
 
@@ -158,8 +175,11 @@ class ServedModel:
                     case None:
                         self._inbox.wait()
 
-    def _run(self, runner: Runner, requests: Sequence[Waiting], taken: float, lane: Lane) -> None:
-        """Answer every request; a batch that fails is halved, so that only the request at fault fails."""
+    def _run(self, runner: Runner, requests: Sequence[Waiting], taken: float, lane: Lane) -> bool:
+        """Answer every request; a batch that fails is halved, so that only the request at fault fails.
+
+        False where something failed.
+        """
         lane.begin([waiting.payload.root for waiting in requests])
         try:
             answers = self._answers(runner, requests, taken)
@@ -173,20 +193,22 @@ class ServedModel:
                     Code.FAILED,
                     f"model '{self.entry.name}' failed on this input: {type(error).__name__}: {reason}",
                 )
-                return
+                return False
             middle = len(requests) // 2
             self._run(runner, requests[:middle], taken, lane)
             self._run(runner, requests[middle:], taken, lane)
-            return
-        by_connection = defaultdict(list)
-        for waiting, answer in zip(requests, answers, strict=True):
-            by_connection[id(waiting.payload.connection)].append((waiting.payload.connection, answer))
-        for replies in by_connection.values():
-            replies[0][0].send([answer for _, answer in replies])
+            return False
+        reply(requests, answers)
+        return True
 
     def _answers(
         self, runner: Runner, requests: Sequence[Waiting], taken: float
     ) -> list[tuple[Result, Sequence[memoryview]]]:
+        batch = self._stack(requests)
+        outputs, phases = runner.run(batch.stacked.parts, batch.stacked.shapes, batch.stays)
+        return self._unstack(batch, outputs, phases, taken)
+
+    def _stack(self, requests: Sequence[Waiting]) -> Stack:
         batched = self.entry.max_batch_size > 0
         rows = [waiting.rows for waiting in requests]
         bucket = self._batcher.bucket(sum(rows)) if batched else 1
@@ -195,8 +217,14 @@ class ServedModel:
         stays = pending[0].on_gpu
         for item in pending if stays else ():
             stays &= item.on_gpu
-        outputs, phases = runner.run(stacked.parts, stacked.shapes, stays)
-        if batched:
+        return Stack(requests, rows, bucket, stacked, stays)
+
+    def _unstack(
+        self, batch: Stack, outputs: Sequence[Output], phases: tuple[int, int, int, int], taken: float
+    ) -> list[tuple[Result, Sequence[memoryview]]]:
+        requests, rows, bucket = batch.requests, batch.rows, batch.bucket
+        pending = [waiting.payload for waiting in requests]
+        if self.entry.max_batch_size > 0:
             columns = [unstack(output.shape, output.data, rows, bucket) for output in outputs]
         else:
             columns = [[(output.shape, output.data)] for output in outputs]
@@ -224,6 +252,15 @@ class ServedModel:
     def _fail(self, requests: Sequence[Waiting], code: Code, message: str) -> None:
         for waiting in requests:
             waiting.payload.connection.send([(Failure(waiting.payload.message.id, code, message), ())])
+
+
+def reply(requests: Sequence[Waiting], answers: Sequence[tuple[Result, Sequence[memoryview]]]) -> None:
+    """Send each its answer, those of one connection together."""
+    by_connection = defaultdict(list)
+    for waiting, answer in zip(requests, answers, strict=True):
+        by_connection[id(waiting.payload.connection)].append((waiting.payload.connection, answer))
+    for replies in by_connection.values():
+        replies[0][0].send([answer for _, answer in replies])
 
 
 def policy_of(entry: Entry) -> Policy:

@@ -20,6 +20,7 @@ from service.engine.generating import GeneratingModel
 from service.engine.holdings import Holdings
 from service.engine.messages import Load
 from service.engine.models import ServedModel
+from service.engine.ordered import OrderedModel
 from service.engine.sequenced import Program, SequencedModel, program_of
 from service.engine.served import BatchCounter, Lookup, Served
 from service.engine.stepped import SteppedModel
@@ -61,8 +62,10 @@ def open_served(order: Load, facilities: Facilities) -> Served:
         return ServedEnsemble(entry, facilities.holdings.find, counter, facilities.inner)
     if entry.sequencing is not None:
         return surround(entry, _open_sequenced(inside_of(order), facilities, counter))
-    inside, runners = _open_artifact(order, facilities)
-    return surround(entry, ServedModel(inside, runners, facilities.device, counter, facilities.box))
+    inside, runners, times = _open_artifact(order, facilities)
+    model = ServedModel(inside, runners, facilities.device, counter, facilities.box)
+    model.plan_by(times)
+    return surround(entry, OrderedModel(model) if inside.batching.preserve_ordering else model)
 
 
 def renew(served: Served, order: Load, facilities: Facilities) -> None:
@@ -71,18 +74,24 @@ def renew(served: Served, order: Load, facilities: Facilities) -> None:
         case ServedEnsemble():
             pass  # other steps are another contract
         case ServedModel():
-            _, runners = _open_artifact(order, facilities)
+            _, runners, times = _open_artifact(order, facilities)
             served.replace_runners(runners)
+            served.plan_by(times)
         case SequencedModel():
             served.replace_runners(_open_stateful(order, served.program))
+        case OrderedModel():
+            renew(served.inside, order, facilities)
         case SteppedModel() | GeneratingModel():
             renew(served.inside, inside_of(order), facilities)  # other steps are another contract
         case _:
             raise TypeError(f"{served!r} takes no other artifact: load it under a new contract")
 
 
-def _open_artifact(order: Load, facilities: Facilities) -> tuple[Entry, list[Runner]]:
-    """The entry with the tensors that the artifact itself takes and gives, and its instances, warmed up."""
+def _open_artifact(order: Load, facilities: Facilities) -> tuple[Entry, list[Runner], dict[int, float]]:
+    """The entry with the tensors that the artifact itself takes and gives, its instances, warmed up, and its times.
+
+    They are milliseconds by the size of the batch, as the race measured them.
+    """
     folder = Path(order.folder)
     manifest = read_manifest(folder)
     entry = structs.replace(
@@ -93,7 +102,8 @@ def _open_artifact(order: Load, facilities: Facilities) -> tuple[Entry, list[Run
         buckets=manifest.buckets,
         batching=_bounded(order.entry, manifest, facilities.batch_timeout_s),
     )
-    return entry, [_open_instance(entry, folder, manifest, facilities.device) for _ in range(entry.instances)]
+    runners = [_open_instance(entry, folder, manifest, facilities.device) for _ in range(entry.instances)]
+    return entry, runners, manifest.milliseconds
 
 
 def _open_sequenced(order: Load, facilities: Facilities, counter: BatchCounter) -> SequencedModel:

@@ -134,7 +134,8 @@ BATCH = Metric(
 PADDING = _counter("torchere_padding_rows", "Rows of padding that ran.")
 DISPATCHES = _counter(
     "torchere_batches",
-    "Batches taken from the queue, by why just then: full, idle (an instance was free), delay (max_queue_delay_us).",
+    "Batches taken from the queue, by why just then: full, preferred (one of preferred_batch_sizes), idle (an instance "
+    "was free), delay (max_queue_delay_us).",
     (*MODEL, "reason"),
 )
 QUEUE_DEPTH = Metric(

@@ -169,13 +169,18 @@ class BatchRecorder:
         with self._lock:
             self._running.words[self._running.at] -= requests
 
-    def batch(self, queue_ns: Sequence[int], phases_ns: tuple[int, int, int, int], rows: int, bucket: int) -> None:
-        """One batch has run: nanoseconds each request waited, nanoseconds of each phase, its rows and its bucket."""
+    def batch(
+        self, queue_ns: Sequence[int], phases_ns: tuple[int, int, int, int], rows: int, bucket: int, parts: int = 0
+    ) -> None:
+        """One batch has run: nanoseconds each request waited, nanoseconds of each phase, its rows and its bucket.
+
+        `parts` are of requests that had parts in batches before: their wait was counted with the first.
+        """
         times = self._times.get(rows)
         if times is None:
             times = self._times[rows] = series(self._store, metrics.BATCH_TIMES, *self._key, str(rows))
         stack_ns, copy_in_ns, compute_ns, copy_out_ns = phases_ns
-        parts, count = (stack_ns + copy_in_ns, compute_ns, copy_out_ns), len(queue_ns)
+        parts, count = (stack_ns + copy_in_ns, compute_ns, copy_out_ns), len(queue_ns) + parts
         with self._lock:
             for waited in queue_ns:
                 self._queue(waited)

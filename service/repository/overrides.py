@@ -20,6 +20,7 @@ MAX_CHARACTERS = 1_000_000
 OURS = ("name", "platform", "backend", "parameters", "model_transaction_policy")
 EMPTY_MEANS_SOMETHING = ("max_batch_size", "version_policy")
 POLICY = {"max_queue_size": "max_queue_size", "default_timeout_microseconds": "timeout_us"}
+TIMEOUT_ACTIONS = {"REJECT": "reject", "DELAY": "delay"}
 
 
 def read_override(model: str, text: str) -> dict[str, Any]:
@@ -130,6 +131,8 @@ def _batching(value: Any, config: dict[str, Any]) -> dict[str, Any]:
             batching["buckets"] = _buckets(setting, config)
         elif key == "max_queue_delay_microseconds":
             batching["max_queue_delay_us"] = _whole(setting, key)
+        elif key == "preserve_ordering" and isinstance(setting, bool):
+            batching["preserve_ordering"] = setting
         elif key == "default_queue_policy" and isinstance(setting, dict):
             batching.update(_queue_policy(setting))
         elif not _is_empty(setting):
@@ -147,13 +150,15 @@ def _buckets(value: Any, config: dict[str, Any]) -> list[int] | None:
 
 
 def _queue_policy(policy: dict[str, Any]) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for key, setting in policy.items():
         if key in POLICY:
             number = _whole(setting, key)
             if number or key != "max_queue_size":  # 0 leaves the size of the queue open, as our default does
                 found[POLICY[key]] = number
-        elif not _is_empty(setting) and (key, setting) != ("timeout_action", "REJECT"):
+        elif key == "timeout_action" and setting in TIMEOUT_ACTIONS:
+            found[key] = TIMEOUT_ACTIONS[setting]
+        elif not _is_empty(setting):
             raise InvalidInput(f"config: '{key[:80]}' of default_queue_policy is not supported: leave it out")
     return found
 

@@ -52,7 +52,7 @@ REFUSALS = [
     ([x(1, 1, 1, 3)], r"got FP32 \[1,1,1,3\]: send 2 dimensions"),
     ([x(2, 4)], "dimension 1 must be 3"),
     ([x(0, 3)], "the batch is empty"),
-    ([x(9, 3)], "batch of 9 rows is larger than max_batch_size 8 of model 'double': split the request"),
+    ([x(513, 3)], "batch of 513 rows is larger than max_request_rows 512 of model 'double': split the request"),
     ([x(1, 3, dtype="FP64", data=bytes(24))], r"got FP64 \[1,3\]: send the data as FP32"),
     ([x(1, 3, data=bytes(11))], "with 11 bytes: this shape takes 12 bytes"),
     ([x(1, 3, name="z")], r"has no input 'z': its inputs are 'x' FP32 \[-1,3\]"),

@@ -97,7 +97,7 @@ def test_tensors_are_given_in_the_order_of_the_model_that_takes_them() -> None:
     [
         ([tensor("x", (1, 4))], "input 'x': expected FP32 [-1,3]"),
         ([tensor("x", (1, 3), "INT32")], "input 'x': expected FP32 [-1,3]"),
-        ([tensor("x", (9, 3))], "batch of 9 rows is larger than max_batch_size 8"),
+        ([tensor("x", (513, 3))], "batch of 513 rows is larger than max_request_rows 512"),
         ([tensor("x", (0, 3))], "the batch is empty"),
         ([tensor("z", (1, 3))], "has no input 'z'"),
     ],

@@ -73,7 +73,7 @@ def test_the_stream_goes_on_after_an_error(facts: dict[str, Any]) -> None:
         ("version", "NOT_FOUND", "its versions are 1, 2"),
         ("datatype", "INVALID_ARGUMENT", "send the data as FP32"),
         ("shape", "INVALID_ARGUMENT", "dimension 1 must be 3"),
-        ("batch", "INVALID_ARGUMENT", "larger than max_batch_size 8"),
+        ("batch", "INVALID_ARGUMENT", "larger than max_request_rows 512"),
         ("name", "INVALID_ARGUMENT", "no input 'z'"),
         ("output", "INVALID_ARGUMENT", "no output 'nothing'"),
         ("not ready", "UNAVAILABLE", "compiling: inductor"),

@@ -80,7 +80,7 @@ def main() -> None:
             "version": failure(lambda: client.infer("double", [tensor("x", ROWS, "FP32")], model_version="9")),
             "datatype": failure(lambda: client.infer("double", [tensor("x", integers, "INT64")])),
             "shape": failure(lambda: client.infer("double", [tensor("x", ROWS[:, :2], "FP32")])),
-            "batch": failure(lambda: client.infer("double", [tensor("x", np.zeros((9, 3), np.float32), "FP32")])),
+            "batch": failure(lambda: client.infer("double", [tensor("x", np.zeros((513, 3), np.float32), "FP32")])),
             "name": failure(lambda: client.infer("double", [tensor("z", ROWS, "FP32")])),
             "output": failure(
                 lambda: client.infer(
