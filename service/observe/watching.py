@@ -81,9 +81,8 @@ class Watch:
         """A response has come: the only one, or one of several, of which the last has no outputs."""
         self.responses += bool(response.outputs)
         self.first = self.first or time.monotonic()
-        self.model, self.version = response.model, response.version
-        self.phases_ns, self.batch, self.bucket = response.phases_ns, response.batch, response.bucket
-        self.ran = response.ran
+        self.version, self.phases_ns = response.version, response.phases_ns
+        self.batch, self.bucket, self.ran = response.batch, response.bucket, response.ran
 
     async def over(self, responses: AsyncGenerator[InferResponse]) -> AsyncGenerator[InferResponse]:
         """The same responses."""

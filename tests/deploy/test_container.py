@@ -18,6 +18,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from deploy.container.lock import EXTRAS
 from service.cli import main
 from service.settings import PREFIX, Settings, default_text, variable
 from tests.e2e.running import free_ports
@@ -73,7 +74,8 @@ def test_all_that_is_copied_is_there_and_sent() -> None:
 def test_the_lock_holds_what_the_project_asks_for(name: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     locked = pins(name)
-    wanted = project["dependencies"] + (project["optional-dependencies"]["tensorrt"] if name == "gpu" else [])
+    extras = (*EXTRAS, "tensorrt") if name == "gpu" else EXTRAS
+    wanted = project["dependencies"] + [each for extra in extras for each in project["optional-dependencies"][extra]]
     for each in map(Requirement, wanted):
         version = locked.get(canonicalize_name(each.name))
         assert version is not None, f"{each}: run `make lock`"
