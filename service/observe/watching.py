@@ -54,6 +54,7 @@ class Watch:
 
     __slots__ = (
         *("asking", "backend", "batch", "bucket", "context", "encode_began", "encode_s", "ended", "error", "first"),
+        "is_over",
         *("model", "parent", "phases_ns", "ran", "request_id", "responses", "status", "version"),
     )
 
@@ -67,6 +68,7 @@ class Watch:
         self.phases_ns: tuple[int, ...] = ()
         self.batch = self.bucket = self.responses = 0
         self.ran: Ran | None = None
+        self.is_over = False  # the last response has come: who leaves now misses nothing
         self.first = self.encode_began = self.encode_s = self.ended = 0.0
 
     def mark(self, request: InferRequest) -> InferRequest:
@@ -80,6 +82,7 @@ class Watch:
     def answered(self, response: InferResponse) -> None:
         """A response has come: the only one, or one of several, of which the last has no outputs."""
         self.responses += bool(response.outputs)
+        self.is_over = response.is_final
         self.first = self.first or time.monotonic()
         self.version, self.phases_ns = response.version, response.phases_ns
         self.batch, self.bucket, self.ran = response.batch, response.bucket, response.ran
@@ -95,7 +98,7 @@ class Watch:
             self.error = str(error)
             raise
         except (GeneratorExit, asyncio.CancelledError):
-            self.error = LEFT
+            self.error = "" if self.is_over else LEFT
             raise
 
     def encoded(self, began: float, seconds: float) -> None:

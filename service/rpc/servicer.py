@@ -119,6 +119,8 @@ class Servicer(AdminCalls):
         if isinstance(error, Exception):
             status, sentence = status_of(error)
             self._watcher.finish(watch, status.name, sentence)
+        elif watch.is_over:
+            self._watcher.finish(watch, OK)
         else:
             self._watcher.finish(watch, CANCELLED, LEFT)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from service.engine.messages import Failure, Result
 from service.engine.served import Connection, Pending
+from service.traced import Ran
 from tests.fakes import entry
 
 TIMEOUT_S = 60.0
@@ -59,6 +60,7 @@ class Doubling:
         self.seen: list[float] = []
         self.batches: list[int] = []
         self.failure = ""
+        self.ran: Ran | None = None
         self.waiting: list[Pending] = []
         self._is_held = False
         self._lock = threading.Lock()
@@ -100,5 +102,5 @@ class Doubling:
                 pending.connection.send([(Failure(message.id, "failed", self.failure), ())])
                 continue
             data = (2 * np.frombuffer(pending.tensors[0], np.float32)).tobytes()
-            result = Result(message.id, message.shapes, (len(data),), (1, 2, 3, 4, 5), 1, 1)
+            result = Result(message.id, message.shapes, (len(data),), (1, 2, 3, 4, 5), 1, 1, ran=self.ran)
             pending.connection.send([(result, [memoryview(data)])])

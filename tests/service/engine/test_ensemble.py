@@ -17,6 +17,7 @@ from service.engine.served import Connection, Pending
 from service.errors import Code
 from service.repository.config import Batching
 from service.repository.scheduling import Ensemble, EnsembleStep
+from service.traced import Ran
 from tests.fakes import FakeBatchCounter, FakeConnection, entry
 
 PHASES = (1, 2, 3, 4, 5)
@@ -41,6 +42,7 @@ class Member:
         self.seen: list[Infer] = []
         self.cancelled: list[int] = []
         self.failure: tuple[Code, str] | None = None
+        self.ran: Ran | None = None
         self.before_answer: Callable[[], None] = lambda: None
 
     def start(self, on_broken: Callable[[str], None]) -> None: ...
@@ -60,7 +62,7 @@ class Member:
             return
         values = np.frombuffer(pending.tensors[0], np.float32) * np.float32(self.factor)
         blob = memoryview(values.tobytes())
-        result = Result(message.id, message.shapes[:1], (len(blob),), PHASES, message.rows, message.rows)
+        result = Result(message.id, message.shapes[:1], (len(blob),), PHASES, message.rows, message.rows, ran=self.ran)
         pending.connection.send([(result, [blob])])
 
     def cancel(self, connection: Connection, request_id: int) -> None:
