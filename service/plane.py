@@ -24,6 +24,7 @@ from service.patience import deadline_of, late_of
 from service.repository.catalog import Catalog, Entry
 from service.response_cache import ResponseCache, digest_inputs
 from service.shared_memory import CudaRegion, Regions, write_outputs
+from service.template import Sender, Templates
 from service.tensors import Buffer, InferRequest, InferResponse, RequestedOutput, Tensor
 
 MANY_RESPONSES = (
@@ -32,7 +33,7 @@ MANY_RESPONSES = (
 )
 
 
-class Engines(Protocol):
+class Engines(Sender, Protocol):
     """What the plane asks of `engine/client.py`: run one message, with its tensors, on the least busy engine."""
 
     async def infer(self, message: Infer, blobs: Sequence[Buffer]) -> tuple[Result, list[memoryview]]: ...
@@ -65,6 +66,7 @@ class Plane:
         self._counter = counter
         self._clock = clock
         self._next_id = os.getpid() << 32  # black boxes tell of the requests of all frontends
+        self.templates = Templates(self, engines)
 
     def __repr__(self) -> str:
         return f"<Plane {self.in_flight} in flight{', draining' if self.is_draining else ''}, {self.catalog!r}>"
@@ -94,7 +96,7 @@ class Plane:
         version, rows, outcome = "", 0, "failed"
         self.in_flight += 1
         try:
-            entry = self._admit(request)
+            entry = self.admit(request)
             version = entry.version
             if entry.is_decoupled:
                 raise Unsupported(MANY_RESPONSES.format(entry.name))
@@ -125,7 +127,7 @@ class Plane:
             outcome = "cancelled"
             raise
         finally:
-            self._finished(request, version, outcome, started, rows)
+            self.finished(request, version, outcome, started, rows)
 
     async def stream(self, request: InferRequest) -> AsyncGenerator[InferResponse]:
         """Check, run and answer one request of any model: with each response as it comes, or with its one.
@@ -140,7 +142,7 @@ class Plane:
         version, rows, outcome = "", 0, "cancelled"  # until something else happens, the client has left
         self.in_flight += 1
         try:
-            entry = self._admit(request)
+            entry = self.admit(request)
             version = entry.version
             if request.shared_outputs:
                 raise Unsupported(f"model '{entry.name}' answers in several responses: shared memory holds one")
@@ -150,7 +152,7 @@ class Plane:
             if len(request.inputs) < len(entry.inputs):
                 request = replace(request, inputs=fill_inputs(request.inputs, entry, rows))
             wanted = check_outputs(request.outputs, entry)
-            async with aclosing(self._engines.stream(*self._message(request, entry, rows))) as answers:
+            async with aclosing(self._engines.stream(*self.message(request, entry, rows))) as answers:
                 async for result, blobs in answers:
                     outcome = "success" if result.is_final else outcome
                     yield self._response(request, entry, wanted, result, blobs)
@@ -160,7 +162,7 @@ class Plane:
                 raise Exhausted.instead_of(error) from error
             raise
         finally:
-            self._finished(request, version, outcome, started, rows)
+            self.finished(request, version, outcome, started, rows)
 
     def _is_decoupled(self, request: InferRequest) -> bool:
         try:
@@ -168,7 +170,8 @@ class Plane:
         except NotFound:
             return False
 
-    def _finished(self, request: InferRequest, version: str, outcome: str, started: float, rows: int) -> None:
+    def finished(self, request: InferRequest, version: str, outcome: str, started: float, rows: int) -> None:
+        """Count a request that was under way."""
         self.in_flight -= 1
         if self.is_draining and not self.in_flight:
             self._is_idle.set()
@@ -194,7 +197,8 @@ class Plane:
         seconds = self._clock() - (request.arrived or self._clock())
         self._counter.finished(model, version, request.protocol, OUTCOMES.get(error.code, "failed"), seconds, 0)
 
-    def _admit(self, request: InferRequest) -> Entry:
+    def admit(self, request: InferRequest) -> Entry:
+        """The version that answers it. Raises Unavailable, NotFound."""
         if self.is_draining:
             raise Unavailable("the server is shutting down: send the request to another replica")
         return self.catalog.ready_entry(request.model, request.version)
@@ -202,17 +206,22 @@ class Plane:
     async def _run(
         self, request: InferRequest, entry: Entry, rows: int, wanted: tuple[RequestedOutput, ...]
     ) -> InferResponse:
-        result, blobs = await self._engines.infer(*self._message(request, entry, rows))
+        result, blobs = await self._engines.infer(*self.message(request, entry, rows))
         return self._response(request, entry, wanted, result, blobs)
 
-    def _message(self, request: InferRequest, entry: Entry, rows: int) -> tuple[Infer, list[Buffer]]:
+    def next_id(self) -> int:
+        """Of a request to an engine."""
         self._next_id += 1
+        return self._next_id
+
+    def message(self, request: InferRequest, entry: Entry, rows: int) -> tuple[Infer, list[Buffer]]:
+        """As engines take it, with the tensors in their order."""
         inputs = request.inputs
         if len(inputs) > 1:
             by_name = {tensor.name: tensor for tensor in inputs}
             inputs = tuple([by_name[spec.name] for spec in entry.inputs])
         message = Infer(
-            self._next_id,
+            self.next_id(),
             entry.name,
             entry.version,
             rows,

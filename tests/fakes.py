@@ -10,7 +10,8 @@ import numpy as np
 
 from compiler.spec import TensorSpec
 from service.engine.messages import Answer, Failure, Infer, LoadModel, Result, Shared, UnloadModel
-from service.errors import ExecutionFailed
+from service.engine.transport import FrameTemplate
+from service.errors import ExecutionFailed, NotLoaded
 from service.extensions import Extensions
 from service.parent import ParentLink
 from service.registrar import Registrar
@@ -73,6 +74,12 @@ class FakeEngines:
 
     def know(self, found: Entry) -> None:
         self._entries[found.name] = found
+
+    def begin(self, number: int, frame: FrameTemplate, blobs: Sequence[Any], waiter: Any) -> Callable[[int], None]:
+        raise NotLoaded("these answer through `resend` alone")
+
+    async def resend(self, message: Infer, blobs: Sequence[Any], error: NotLoaded) -> tuple[Result, list[memoryview]]:
+        return await self.infer(message, blobs)
 
     async def infer(self, message: Infer, blobs: Sequence[Any]) -> tuple[Result, list[memoryview]]:
         self.asked.append(message)

@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from typing import Protocol
 
 import msgspec
 
@@ -19,12 +20,22 @@ from service.engine.link import FrameProtocol
 from service.engine.messages import Cancel, EngineAddress, Failure, Infer, Result, Took
 from service.engine.rerun import Aftermath, EngineGone, look_back
 from service.engine.resend import Resender
-from service.engine.transport import split
+from service.engine.transport import FrameTemplate, split
 from service.errors import NotLoaded, ServiceError, UnknownSequence, from_inside
 
 log = logging.getLogger("torchere.frontend")
 
 Answer = tuple[Result, list[memoryview]]
+Blobs = Sequence[bytes | bytearray | memoryview]
+
+
+class Waiter(Protocol):
+    """What an answer is handed to: as to a future, but it is told at once, and once."""
+
+    def done(self) -> bool: ...
+    def set_result(self, answer: Answer, /) -> None: ...
+    def set_exception(self, error: ServiceError, /) -> None: ...
+
 
 TELL_EVERY = 8  # responses that were taken: half of what an engine sends ahead (steps.messages.WINDOW)
 
@@ -61,7 +72,7 @@ class EngineClient:
 
     def __init__(self, address: EngineAddress) -> None:
         self.address = address
-        self._pending: dict[int, asyncio.Future[Answer]] = {}
+        self._pending: dict[int, Waiter] = {}
         self._streams: dict[int, Stream] = {}
         self._protocol: FrameProtocol[Result | Failure] | None = None
         self._is_retired = False
@@ -82,7 +93,7 @@ class EngineClient:
         loop = asyncio.get_running_loop()
         _, self._protocol = await loop.create_unix_connection(self._open, self.address.path)
 
-    async def infer(self, message: Infer, blobs: Sequence[bytes | bytearray | memoryview]) -> Answer:
+    async def infer(self, message: Infer, blobs: Blobs) -> Answer:
         """The engine's answer. Raises the ServiceError that the engine reports, or EngineGone where it died."""
         if self._protocol is None or not self._protocol.is_open:
             raise _absent()
@@ -98,7 +109,20 @@ class EngineClient:
             self._pending.pop(message.id, None)
             self._leave()
 
-    async def stream(self, message: Infer, blobs: Sequence[bytes | bytearray | memoryview]) -> AsyncGenerator[Answer]:
+    def begin(self, number: int, frame: FrameTemplate, blobs: Blobs, waiter: Waiter) -> Callable[[int], None]:
+        """Send a request whose message is laid out; the waiter gets its answer, or what `infer` raises."""
+        assert self._protocol is not None, "only those that are open are chosen"
+        self._pending[number] = waiter
+        self._protocol.send_buffers([frame.begin(number), *blobs])
+        return self._withdraw
+
+    def _withdraw(self, number: int) -> None:
+        """Its client has left."""
+        if self._pending.pop(number, None) is not None and self._protocol is not None:
+            self._protocol.send(Cancel(number))
+        self._leave()
+
+    async def stream(self, message: Infer, blobs: Blobs) -> AsyncGenerator[Answer]:
         """Every response, until the final one; whoever leaves before ends the generation. Raises as `infer` does."""
         if self._protocol is None or not self._protocol.is_open:
             raise _absent()
@@ -128,8 +152,8 @@ class EngineClient:
         self._leave()
 
     def _leave(self) -> None:
-        if self._is_retired and not self.outstanding and self._protocol is not None:
-            self._protocol.close()
+        if self._is_retired and not self.outstanding:
+            self.close()
 
     def _answered(self, message: Result | Failure, body: memoryview) -> None:
         stream = self._streams.get(message.id)
@@ -140,22 +164,24 @@ class EngineClient:
                 case Failure():
                     stream.put(from_inside(message.code, message.message, message.retry_after_s))
             return
-        future = self._pending.get(message.id)
-        if future is None or future.done():
+        waiter = self._pending.pop(message.id, None)
+        if waiter is None or waiter.done():
             return  # the client left before the answer came
         match message:
             case Result():
-                future.set_result((message, split(body, message.sizes)))
+                waiter.set_result((message, split(body, message.sizes)))
             case Failure():
-                future.set_exception(from_inside(message.code, message.message, message.retry_after_s))
+                waiter.set_exception(from_inside(message.code, message.message, message.retry_after_s))
+        self._leave()
 
     def _lost(self) -> None:
         if not self.outstanding:
             return
         aftermath = _look_back(self.address)
-        for future in self._pending.values():
-            if not future.done():
-                future.set_exception(EngineGone(aftermath))
+        lost, self._pending = self._pending, {}
+        for waiter in lost.values():
+            if not waiter.done():
+                waiter.set_exception(EngineGone(aftermath))
         for stream in self._streams.values():
             stream.put(EngineGone(aftermath))
 
@@ -184,7 +210,7 @@ class EngineClients:
                     continue  # it died again: the next snapshot brings its successor
                 self._clients[address] = client
 
-    async def infer(self, message: Infer, blobs: Sequence[bytes | bytearray | memoryview]) -> Answer:
+    async def infer(self, message: Infer, blobs: Blobs) -> Answer:
         """Run `message` on the engine with the fewest outstanding requests, or on that whose GPU has its tensors.
 
         Where there is none it waits, and where that dies it is run again, as `resend.py` says.
@@ -194,7 +220,7 @@ class EngineClients:
         except NotLoaded as error:
             return await self.resender.infer(message, blobs, error)
 
-    async def stream(self, message: Infer, blobs: Sequence[bytes | bytearray | memoryview]) -> AsyncGenerator[Answer]:
+    async def stream(self, message: Infer, blobs: Blobs) -> AsyncGenerator[Answer]:
         """The same for a model that answers in several responses."""
         while True:
             try:
@@ -207,7 +233,22 @@ class EngineClients:
             except NotLoaded as error:
                 await self.resender.wait(message, error)
 
-    async def _send(self, message: Infer, blobs: Sequence[bytes | bytearray | memoryview]) -> Answer:
+    def begin(self, number: int, frame: FrameTemplate, blobs: Blobs, waiter: Waiter) -> Callable[[int], None]:
+        """The same for a message that is laid out: no coroutine. What it returns takes the request back, by its number.
+
+        Raises NotLoaded where there is no engine; where that is what the waiter is told, `resend` goes on.
+        """
+        usable = [client for client in self._clients.values() if client.is_open]
+        if not usable:
+            raise _absent()
+        chosen = usable[0] if len(usable) == 1 else min(usable, key=lambda client: client.outstanding)
+        return chosen.begin(number, frame, blobs, waiter)
+
+    async def resend(self, message: Infer, blobs: Blobs, error: NotLoaded) -> Answer:
+        """Run it on another engine, after `error`."""
+        return await self.resender.infer(message, blobs, error)
+
+    async def _send(self, message: Infer, blobs: Blobs) -> Answer:
         if message.sequence is None:
             return await self._choose(message).infer(message, blobs)
         return await _follow_sequence(self._usable(message), message, blobs)
@@ -224,9 +265,7 @@ class EngineClients:
         return usable
 
 
-async def _follow_sequence(
-    usable: Sequence[EngineClient], message: Infer, blobs: Sequence[bytes | bytearray | memoryview]
-) -> Answer:
+async def _follow_sequence(usable: Sequence[EngineClient], message: Infer, blobs: Blobs) -> Answer:
     """Run `message` where its sequence lives: on the same engine, whichever frontend asks.
 
     One that began while its engine was away lives on the next, so each is asked before it is unknown.

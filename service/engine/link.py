@@ -43,9 +43,13 @@ class FrameProtocol(asyncio.BufferedProtocol, Generic[T]):
 
     def send(self, message: msgspec.Struct, blobs: Sequence[bytes | bytearray | memoryview] = ()) -> None:
         """Queue one frame; dropped where the peer is gone, which `on_lost` has told."""
+        self.send_buffers(frame(message, blobs))
+
+    def send_buffers(self, buffers: Sequence[bytes | bytearray | memoryview]) -> None:
+        """The same for frames that are made already."""
         if not self._outgoing:
             self._loop.call_soon(self._flush)
-        self._outgoing.extend(frame(message, blobs))
+        self._outgoing.extend(buffers)
 
     def close(self) -> None:
         if self._transport is not None:

@@ -6,7 +6,7 @@ Pure: bytes in, values out, and back. Knows nothing of HTTP's machinery or of en
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,10 @@ class ParsedRequest:
     shared_inputs: dict[str, Placement] = field(default_factory=dict)
     shared_outputs: dict[str, Placement] = field(default_factory=dict)
     sequence: SequencePoint | None = None
+
+    def bare(self) -> ParsedRequest:
+        """The same without the bytes of its tensors."""
+        return replace(self, inputs=tuple(Tensor(each.name, each.datatype, each.shape, b"") for each in self.inputs))
 
     def asked_of(self, bare: InferRequest) -> InferRequest:
         """This request, of the model that `bare` names."""

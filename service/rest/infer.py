@@ -25,6 +25,7 @@ from service.rest.codec import encode_infer, parse_infer
 from service.rest.doors import Answer, Content, Translated
 from service.rest.errors import JSON, Headers, error_answer, error_body
 from service.rest.events import send_events
+from service.rest.familiar import Familiar
 from service.rest.generate import ask_for_one, encode_event, encode_generated, read_generate
 from service.rest.operations import INFERENCE
 from service.rest.raw import read_one_row
@@ -58,6 +59,10 @@ class InferLane:
     def __init__(self, plane: Plane, limits: Limits, prefix: str = "", guard: Guard | None = None) -> None:
         self.limits = limits
         self.prefix = prefix.encode()  # of every path
+        self.familiar = Familiar(plane, limits)
+        self.templates = plane.templates
+        self.opening = b""  # of answers: status and the server's own headers, as made of `opened_with`
+        self.opened_with: Headers = []
         self.watcher: Watcher | None = None
         self._guard = guard
         self._plane = plane

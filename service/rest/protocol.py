@@ -7,20 +7,22 @@ held to their limits here, before anything else sees them.
 
 from __future__ import annotations
 
-import asyncio
 import http
 import re
-import time
+from collections.abc import Sequence
 from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.errors import ServiceError
 from service.rest.body import too_large
+from service.rest.cycle import FamiliarCycle, LaneCycle
 from service.rest.doors import Answer
 from service.rest.errors import BODY_TOO_LARGE, HEAD_TOO_LARGE, error_body
+from service.rest.familiar import HEAD_END, MAX_BYTES
 from service.rest.infer import Asked, InferLane
-from service.rest.routes import Route, find_route
+from service.rest.routes import find_route
 
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
 MAX_PIECES = 4096  # of a body, each an object of its own; more are gathered, or a slow client fills memory with them
@@ -29,37 +31,6 @@ OFFER = re.compile(rb"\r\nupgrade:[ \t]*h2c(?=\r\n)", re.IGNORECASE)
 OFFER_BYTES = 8192  # of a head are searched for it
 NOT_HTTP = "what came is not a valid HTTP/1.1 request: the connection is closed"
 JOIN_BYTES = 64 * 1024  # below this, one write of a joined buffer is cheaper than several buffers
-
-
-class LaneCycle:
-    """One request on the lane, with the fields that uvicorn's protocol reads of its own request cycle."""
-
-    __slots__ = (
-        *("arrived", "chunks", "disconnected", "headers", "keep_alive", "message_event"),
-        *("more_body", "query", "response_complete", "route", "size", "task"),
-    )
-
-    def __init__(self, route: Route, query: bytes, headers: dict[bytes, bytes], keep_alive: bool) -> None:
-        self.route = route
-        self.query = query
-        self.headers = headers
-        self.keep_alive = keep_alive
-        self.chunks: list[bytes | bytearray] = []
-        self.size = 0
-        self.task: asyncio.Task[None] | None = None
-        self.arrived = time.monotonic()
-        self.message_event = asyncio.Event()
-        self.more_body = True
-        self.response_complete = False
-        self.disconnected = False
-
-    def gather(self) -> None:
-        """Let the pieces of the body be one."""
-        first, *others = self.chunks
-        whole = first if isinstance(first, bytearray) else bytearray(first)
-        for piece in others:
-            whole += piece
-        self.chunks = [whole]
 
 
 class LaneProtocol(HttpToolsProtocol):
@@ -73,15 +44,16 @@ class LaneProtocol(HttpToolsProtocol):
     _arriving = 0
     _chunk_count = 0
     _refusal: tuple[int, str] | None = None
+    _idle_since = 0.0
 
     def data_received(self, data: bytes) -> None:
-        """As the parent's, which costs two calls more, with the head held to its limit."""
-        if self.timeout_keep_alive_task is not None:
-            self.timeout_keep_alive_task.cancel()
-            self.timeout_keep_alive_task = None
+        """As the parent's, with the head held to its limit. What came before goes a shorter way."""
+        is_first = self._is_between and (self.cycle is None or self.cycle.response_complete)
+        if is_first and self.serves_lane and self._serve_familiar(data):
+            return
         self._arriving = len(data)
         if self._is_between and data.find(b"h2c", 0, OFFER_BYTES) >= 0:
-            data = _without_offer(data)
+            data, is_first = _without_offer(data), False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -95,6 +67,61 @@ class LaneProtocol(HttpToolsProtocol):
             if self._head_bytes > self.lane.limits.header_bytes and self._refusal is None:
                 self._refusal = (HEAD_TOO_LARGE, self._head_too_large())
                 self.send_400_response("")
+        cycle: Any = self.cycle
+        if is_first and self._is_between and type(cycle) is LaneCycle and cycle.keep_alive:
+            self.lane.familiar.remember(data, cycle.route, cycle.headers, cycle.size)
+
+    def _serve_familiar(self, data: bytes) -> bool:
+        """True where it is one whole request whose head and JSON came before: it is on its way."""
+        if self.lane.watcher is not None:
+            return False  # somebody wants to see each request
+        end = data.find(HEAD_END, 0, MAX_BYTES) + len(HEAD_END)
+        form = self.lane.familiar.find(data, end) if end >= len(HEAD_END) else None
+        if form is None or not self.lane.admits(form.head.headers):
+            return False
+        if self.lane.watcher is not None and not self.lane.watcher.passes_by(form.head.route.model):
+            return False
+        cycle = FamiliarCycle(self, form)
+        self.cycle = cycle  # type: ignore[assignment]
+        tensors = form.tensors(memoryview(data)[end + form.head.json_bytes :])
+        cycle.task = self.lane.templates.send(form.template, tensors, cycle.arrived, cycle)
+        return True
+
+    def write_familiar(self, cycle: FamiliarCycle, start: bytes, tensors: Sequence[memoryview]) -> None:
+        """The answer: `start` is the rest of its head and its JSON."""
+        opening = self._opening() if cycle.keep_alive else self._opening() + b"connection: close\r\n"
+        if sum(map(len, tensors)) <= JOIN_BYTES:
+            self.transport.write(b"".join((opening, start, *tensors)))
+        else:
+            self.transport.writelines([opening + start, *tensors])
+        self._after_familiar(cycle)
+
+    def refuse_familiar(self, cycle: FamiliarCycle, error: ServiceError) -> None:
+        """The answer where there is none."""
+        self._write(cycle, self.lane.refusal(error))
+        self._after_familiar(cycle)
+
+    def _after_familiar(self, cycle: FamiliarCycle) -> None:
+        if self.flow.write_paused:
+            task = self.loop.create_task(self._drain(cycle))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+        else:
+            self._done(cycle)
+
+    async def _drain(self, cycle: LaneCycle) -> None:
+        """A slow reader gets nothing more before it has read this."""
+        if self.flow.write_paused:
+            await self.flow.drain()
+        self._done(cycle)
+
+    def _opening(self) -> bytes:
+        """The status and the server's own headers, which are new every second."""
+        headers, lane = self.server_state.default_headers, self.lane
+        if lane.opened_with is not headers:
+            lines = b"".join([name + b": " + value + b"\r\n" for name, value in headers])
+            lane.opened_with, lane.opening = headers, STATUS_LINES[200] + lines
+        return lane.opening
 
     def on_message_begin(self) -> None:
         """As the parent's, but the scope is made only where ASGI needs it."""
@@ -151,10 +178,41 @@ class LaneProtocol(HttpToolsProtocol):
             self.tasks.add(cycle.task)
             cycle.task.add_done_callback(self.tasks.discard)
 
+    def on_response_complete(self) -> None:
+        """As the parent's, with one timer for a connection where that has one for each answer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._watch_idleness(self.timeout_keep_alive)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection where nothing has come for long; where something has, look again."""
+        self.timeout_keep_alive_task = None
+        if not self._is_between or not self.cycle.response_complete:
+            return  # the end of what is under way starts it anew
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._watch_idleness(left)
+        elif not self.transport.is_closing():
+            self.transport.close()
+
+    def _watch_idleness(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
     def connection_lost(self, exc: Exception | None) -> None:
         cycle: Any = self.cycle
-        if type(cycle) is LaneCycle and cycle.task is not None:
+        if isinstance(cycle, LaneCycle) and cycle.task is not None:
             cycle.task.cancel()  # nobody waits for the answer: what still waits in a queue need not run
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -203,9 +261,7 @@ class LaneProtocol(HttpToolsProtocol):
     async def _answer(self, cycle: LaneCycle) -> None:
         body = cycle.chunks[0] if len(cycle.chunks) == 1 else b"".join(cycle.chunks)
         self._write(cycle, await self.lane.answer(Asked(cycle.route, cycle.query, cycle.headers, body, cycle.arrived)))
-        if self.flow.write_paused:
-            await self.flow.drain()  # a slow reader gets nothing more before it has read this
-        self._done(cycle)
+        await self._drain(cycle)
 
     def _write(self, cycle: LaneCycle, answer: Answer) -> None:
         status, headers, blobs = answer

@@ -1,0 +1,205 @@
+"""Requests that differ from an earlier one in nothing but the bytes of their tensors: checked once, then only sent.
+
+A `Template` is what the plane's checks found, with the message to the engine laid out. It holds as long as the catalog
+by which it was made. What is not plain has none, and goes the way of `plane.py`, which decides in all that is not here.
+
+    template = templates.make(request)                  # None: this request needs more than a template can say
+    sent = templates.send(template, tensors, arrived, receiver)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec import structs
+
+from service.checks import check_inputs, check_outputs
+from service.engine.client import Answer, Waiter
+from service.engine.messages import Infer, Result
+from service.engine.transport import FrameTemplate
+from service.errors import OUTCOMES, Code, ExecutionFailed, Exhausted, NotLoaded, ServiceError
+from service.repository.catalog import Entry
+from service.tensors import Buffer, InferRequest, Tensor
+
+if TYPE_CHECKING:
+    from service.plane import Plane
+
+log = logging.getLogger("torchere.frontend")
+
+
+class Receiver(Protocol):
+    """Who gets the outcome of a request, by one call of one of these."""
+
+    def answered(self, result: Result, outputs: list[memoryview]) -> None: ...
+    def refused(self, error: ServiceError) -> None: ...
+
+
+class Sender(Protocol):
+    """What is asked of `engine/client.py`."""
+
+    def begin(
+        self, number: int, frame: FrameTemplate, blobs: Sequence[Buffer], waiter: Waiter
+    ) -> Callable[[int], None]: ...
+    async def resend(self, message: Infer, blobs: Sequence[Buffer], error: NotLoaded) -> Answer: ...
+
+
+class Template:
+    """What all requests of one kind share. `sizes` are the bytes of its tensors, in the order of the request."""
+
+    __slots__ = ("_is_whole", "_order", "_picked", "entry", "frame", "message", "request", "rows", "sizes")
+
+    def __init__(self, request: InferRequest, entry: Entry, message: Infer) -> None:
+        self.request = structs.replace(
+            request, inputs=tuple(structs.replace(tensor, data=b"") for tensor in request.inputs)
+        )
+        self.entry = entry
+        self.message = message
+        self.rows = message.rows
+        self.sizes = tuple(len(tensor.data) for tensor in request.inputs)
+        self.frame = FrameTemplate(message, sum(message.sizes))
+        given = [tensor.name for tensor in request.inputs]
+        self._order = tuple(given.index(spec.name) for spec in entry.inputs)
+        made = [spec.name for spec in entry.outputs]
+        every = tuple(range(len(made)))
+        self._picked = tuple(made.index(output.name) for output in request.outputs) or every
+        self._is_whole = self._picked == every
+
+    def arrange(self, blobs: Sequence[Buffer]) -> Sequence[Buffer]:
+        """The tensors as the engine takes them."""
+        return blobs if len(blobs) == 1 else [blobs[index] for index in self._order]
+
+    def pick(self, blobs: Sequence[memoryview]) -> Sequence[memoryview]:
+        """The outputs that are asked for, in that order."""
+        return blobs if self._is_whole else [blobs[index] for index in self._picked]
+
+    def outputs(self, result: Result, blobs: Sequence[memoryview]) -> tuple[Tensor, ...]:
+        """The same as tensors."""
+        specs, shapes = self.entry.outputs, result.shapes
+        return tuple(
+            Tensor(specs[index].name, specs[index].datatype, shapes[index], blobs[index]) for index in self._picked
+        )
+
+    def answers_in(self, binary: Mapping[str, bool], default: bool) -> bool:
+        """Whether all outputs that are asked for are wanted as bytes."""
+        return all(binary.get(self.entry.outputs[index].name, default) for index in self._picked)
+
+
+class Sent:
+    """A request that is under way. `cancel` forgets it; nothing happens where it has ended."""
+
+    __slots__ = ("_again", "_arrived", "_blobs", "_id", "_is_over", "_receiver", "_template", "_templates", "_withdraw")
+
+    def __init__(
+        self, templates: Templates, template: Template, blobs: Sequence[Buffer], arrived: float, receiver: Receiver
+    ) -> None:
+        self._templates = templates
+        self._template = template
+        self._blobs = blobs  # kept until it is answered: another engine may have to run it
+        self._arrived = arrived
+        self._receiver = receiver
+        self._is_over = False
+        self._again: asyncio.Task[None] | None = None
+        self._id = 0
+        self._withdraw: Callable[[int], None] | None = None
+
+    def begin(self, number: int) -> None:
+        """Give it to an engine."""
+        self._id = number
+        try:
+            self._withdraw = self._templates.engines.begin(number, self._template.frame, self._blobs, self)
+        except NotLoaded as error:
+            self.set_exception(error)
+
+    def done(self) -> bool:
+        return self._is_over
+
+    def set_result(self, answer: Answer, /) -> None:
+        if self._end("success"):
+            try:
+                self._receiver.answered(*answer)
+            except Exception:  # a fault of ours must not end the connection to the engine, which all share
+                log.exception("an answer could not be sent")
+                self._receiver.refused(ExecutionFailed("internal error: the server's log has the details"))
+
+    def set_exception(self, error: ServiceError, /) -> None:
+        if isinstance(error, NotLoaded) and self._again is None and not self._is_over:
+            self._again = asyncio.get_running_loop().create_task(self._send_again(error))
+        elif self._end(OUTCOMES.get(error.code, "failed")):
+            if self._templates.plane.says_exhausted and error.code is Code.QUEUE_FULL:
+                error = Exhausted.instead_of(error)
+            self._receiver.refused(error)
+
+    def cancel(self) -> None:
+        if self._end("cancelled"):
+            if self._again is not None:
+                self._again.cancel()
+            elif self._withdraw is not None:
+                self._withdraw(self._id)
+
+    async def _send_again(self, error: NotLoaded) -> None:
+        message = structs.replace(self._template.message, id=self._id)
+        try:
+            answer = await self._templates.engines.resend(message, self._blobs, error)
+        except ServiceError as final:
+            self.set_exception(final)
+        else:
+            self.set_result(answer)
+
+    def _end(self, outcome: str) -> bool:
+        """Count it; False where it had ended before."""
+        if self._is_over:
+            return False
+        self._is_over = True
+        template = self._template
+        self._templates.plane.finished(template.request, template.entry.version, outcome, self._arrived, template.rows)
+        return True
+
+
+class Templates:
+    """Makes templates of a plane's requests and sends by them."""
+
+    def __init__(self, plane: Plane, engines: Sender) -> None:
+        self.plane = plane
+        self.engines = engines
+
+    def make(self, request: InferRequest) -> Template | None:
+        """The template of requests like this one. Raises what the plane would."""
+        entry = self.plane.admit(request)
+        rows = check_inputs(request.inputs, entry)
+        check_outputs(request.outputs, entry)
+        if not _is_plain(request, entry):
+            return None
+        message, _ = self.plane.message(request, entry, rows)
+        return Template(request, entry, structs.replace(message, id=0))
+
+    def send(self, template: Template, blobs: Sequence[Buffer], arrived: float, receiver: Receiver) -> Sent:
+        """Give it to an engine, with its tensors in the order of the request. The receiver may be told before this
+        returns."""
+        plane = self.plane
+        plane.in_flight += 1
+        sent = Sent(self, template, template.arrange(blobs), arrived, receiver)
+        sent.begin(plane.next_id())
+        return sent
+
+
+def _is_plain(request: InferRequest, entry: Entry) -> bool:
+    """Whether nothing but the bytes of tensors can differ from one request to the next, and no byte matters here."""
+    return not (
+        entry.is_decoupled
+        or entry.response_cache
+        or entry.sequencing is not None
+        or entry.ensemble is not None
+        or request.sequence is not None
+        or request.shared_inputs
+        or request.shared_outputs
+        or request.trace
+        or request.timeout_us
+        or entry.batching.timeout_us
+        or request.deadline is not None
+        or len(request.inputs) != len(entry.inputs)
+        or any(output.classification for output in request.outputs)
+        or any(spec.datatype == "BYTES" for spec in entry.inputs)
+    )

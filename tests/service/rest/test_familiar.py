@@ -1,0 +1,319 @@
+"""Requests whose like came before: answered as in the usual way, and what is not quite the same is parsed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from service.engine.client import Waiter
+from service.engine.messages import Infer, Result
+from service.engine.transport import FrameReader, FrameTemplate
+from service.errors import NotLoaded, QueueFull, ServiceError
+from service.limits import Limits
+from service.plane import Plane
+from service.rest.familiar import MAX_FORMS, MAX_HEADS, Familiar
+from service.rest.infer import InferLane
+from service.rest.protocol import lane_protocol
+from service.rest.routes import find_route
+from tests.fakes import FakeCounter, catalog, entry
+from tests.service.rest.test_protocol import Transport, status
+
+Answer = tuple[Result, list[memoryview]]
+
+
+class Engines:
+    """Doubles what it gets, when it is told to: by a coroutine the first time, by its waiter from then on."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[int, tuple[Infer, Waiter, bytes]] = {}
+        self.withdrawn: list[int] = []
+        self.asked = self.begun = self.resent = 0
+        self.absent = False
+        self._reader: FrameReader[Infer] = FrameReader(Infer)
+
+    async def infer(self, message: Infer, blobs: Sequence[Any]) -> Answer:
+        self.asked += 1
+        return self._answer(message, b"".join(blobs))
+
+    def stream(self, message: Infer, blobs: Sequence[Any]) -> AsyncGenerator[Answer]:
+        raise NotImplementedError
+
+    def begin(self, number: int, frame: FrameTemplate, blobs: Sequence[Any], waiter: Waiter) -> Callable[[int], None]:
+        if self.absent:
+            raise NotLoaded("no engine is running")
+        self.begun += 1
+        raw = b"".join([frame.begin(number), *blobs])
+        self._reader.buffer()[: len(raw)] = raw
+        ((message, body),) = self._reader.received(len(raw))
+        assert message.id == number
+        self.waiting[number] = message, waiter, bytes(body)
+        return self._withdraw
+
+    async def resend(self, message: Infer, blobs: Sequence[Any], error: NotLoaded) -> Answer:
+        self.resent += 1
+        return self._answer(message, b"".join(blobs))
+
+    def answer(self, error: ServiceError | None = None) -> None:
+        for message, waiter, body in self.waiting.values():
+            if error is not None:
+                waiter.set_exception(error)
+            else:
+                waiter.set_result(self._answer(message, body))
+        self.waiting.clear()
+
+    def _withdraw(self, number: int) -> None:
+        self.withdrawn.append(number)
+        self.waiting.pop(number, None)
+
+    def _answer(self, message: Infer, body: bytes) -> Answer:
+        doubled = memoryview((2 * np.frombuffer(body, np.float32)).tobytes())
+        return Result(message.id, message.shapes, (len(doubled),), (1, 2, 3, 4, 5), 1, 1), [doubled]
+
+
+class Scene:
+    """One connection to a frontend whose engines wait for a word."""
+
+    def __init__(self) -> None:
+        self.engines, self.counter = Engines(), FakeCounter()
+        self.plane = Plane(self.engines, self.counter)
+        self.plane.follow(catalog())
+        self.lane = InferLane(self.plane, Limits())
+        self.transport = Transport()
+        self.protocol: Any = None
+
+    def open(self) -> None:
+        http = lane_protocol(self.lane)
+        config = uvicorn.Config(_no_app, http=http, loop="none", lifespan="off", log_config=None)
+        config.load()
+        self.protocol = http(config, ServerState(), {})
+        self.protocol.connection_made(self.transport)
+
+    async def ask(self, data: bytes, error: ServiceError | None = None) -> bytes:
+        """What is answered to `data`."""
+        before = len(self.transport.written)
+        self.protocol.data_received(data)
+        await self.settle()
+        self.engines.answer(error)
+        await self.settle()
+        return self.transport.written[before:]
+
+    async def settle(self) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+async def _no_app(scope: Any, receive: Any, send: Any) -> None:
+    raise AssertionError("nothing here goes the way of ASGI")
+
+
+def request(*values: float, headers: bytes = b"", model: bytes = b"double", **more: Any) -> bytes:
+    data = np.array([values], np.float32).tobytes()
+    tensor = {
+        "name": "x",
+        "datatype": "FP32",
+        "shape": [1, len(values)],
+        "parameters": {"binary_data_size": len(data)},
+    }
+    text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}, **more}).encode()
+    head = b"POST /v2/models/%s/infer HTTP/1.1\r\nHost: x\r\n%sInference-Header-Content-Length: %d\r\n"
+    return head % (model, headers, len(text)) + b"Content-Length: %d\r\n\r\n%s" % (len(text) + len(data), text + data)
+
+
+def values(answer: bytes) -> list[float]:
+    return [float(each) for each in np.frombuffer(answer[-12:], np.float32)]
+
+
+def play(act: Callable[[Scene], Any]) -> Scene:
+    async def run() -> Scene:
+        scene = Scene()
+        scene.open()
+        await act(scene)
+        scene.protocol.connection_lost(None)
+        await scene.settle()
+        assert scene.plane.in_flight == 0
+        return scene
+
+    return asyncio.run(run())
+
+
+def test_the_second_time_it_is_answered_without_a_task_and_with_the_same_bytes() -> None:
+    async def act(scene: Scene) -> None:
+        first = await scene.ask(request(1, 2, 3))
+        assert scene.protocol.tasks == set()
+        second = await scene.ask(request(1, 2, 3))
+        third = await scene.ask(request(4, 5, 6))
+        assert first == second
+        assert values(third) == [8, 10, 12]
+        assert (scene.engines.asked, scene.engines.begun) == (1, 2)
+        assert scene.counter.ended == [("double", "2", "http", "success", 1)] * 3
+
+    play(act)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        request(1, 2, 3, headers=b"traceparent: 00-1-2-01\r\n"),
+        request(1, 2, 3, headers=b"Accept-Encoding: gzip\r\n"),
+        request(1, 2, 3, headers=b"Connection: close\r\n"),
+        request(1, 2, 3, headers=b"Endpoint-Load-Metrics-Format: TEXT\r\n"),
+        request(1, 2, 3, parameters={"binary_data_output": False}),
+        request(1, 2, 3, parameters={"binary_data_output": True, "timeout": 1000}),
+        request(1, 2, 3, parameters={"binary_data_output": True, "sequence_id": 7}),
+        request(1, 2, 3, outputs=[{"name": "y", "parameters": {"classification": 1, "binary_data": True}}]),
+        request(1, 2),
+        request(1, 2, 3, model=b"unknown"),
+        request(1, 2, 3, model=b"slow_start"),
+    ],
+)
+def test_what_is_not_plain_or_not_right_always_goes_the_usual_way(other: bytes) -> None:
+    async def act(scene: Scene) -> None:
+        answers = [await scene.ask(other) for _ in range(1 if b"close" in other else 3)]
+        assert len(set(answers)) == 1
+        assert scene.engines.begun == 0
+
+    play(act)
+
+
+def test_outputs_in_another_order_and_an_id_belong_to_the_form() -> None:
+    async def act(scene: Scene) -> None:
+        asked = request(1, 2, 3, id="mine", outputs=[{"name": "y", "parameters": {"binary_data": True}}])
+        answers = [await scene.ask(asked) for _ in range(3)]
+        assert len(set(answers)) == 1
+        assert b'"id":"mine"' in answers[0]
+        assert scene.engines.begun == 2
+
+    play(act)
+
+
+def test_a_new_catalog_is_gone_by_at_once() -> None:
+    async def act(scene: Scene) -> None:
+        for _ in range(2):
+            await scene.ask(request(1, 2, 3))
+        scene.plane.follow(catalog(entry(version="3")))
+        assert b'"model_version":"3"' in await scene.ask(request(1, 2, 3))
+        scene.plane.is_draining = True
+        assert status_of(await scene.ask(request(1, 2, 3))) == 503
+
+    play(act)
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def test_pieces_and_pipelines_are_parsed() -> None:
+    async def act(scene: Scene) -> None:
+        whole = request(1, 2, 3)
+        for _ in range(2):
+            await scene.ask(whole)
+        scene.protocol.data_received(whole[:-5])
+        assert values(await scene.ask(whole[-5:])) == [2, 4, 6]
+        assert scene.engines.begun == 1
+        assert values(await scene.ask(whole)) == [2, 4, 6]
+        assert scene.engines.begun == 2
+
+    play(act)
+
+
+def test_an_error_of_the_engine_is_told_and_counted() -> None:
+    async def act(scene: Scene) -> None:
+        await scene.ask(request(1, 2, 3))
+        assert status_of(await scene.ask(request(1, 2, 3), QueueFull("the queue is full"))) == 503
+        scene.plane.says_exhausted = True
+        assert status_of(await scene.ask(request(1, 2, 3), QueueFull("the queue is full"))) == 429
+        assert status_of(await scene.ask(request(1, 2, 3))) == 200
+        assert [outcome for *_, outcome, _ in scene.counter.ended] == ["success", "rejected", "rejected", "success"]
+
+    play(act)
+
+
+def test_where_the_engine_died_or_there_is_none_it_is_sent_again() -> None:
+    async def act(scene: Scene) -> None:
+        await scene.ask(request(1, 2, 3))
+        assert values(await scene.ask(request(1, 2, 3), NotLoaded("it died"))) == [2, 4, 6]
+        scene.engines.absent = True
+        assert values(await scene.ask(request(4, 5, 6))) == [8, 10, 12]
+        assert scene.engines.resent == 2
+
+    play(act)
+
+
+def test_a_client_that_leaves_takes_its_request_back() -> None:
+    async def act(scene: Scene) -> None:
+        await scene.ask(request(1, 2, 3))
+        scene.protocol.data_received(request(1, 2, 3))
+        ((number, _),) = scene.engines.waiting.items()
+        scene.protocol.connection_lost(None)
+        assert scene.engines.withdrawn == [number]
+        assert scene.counter.ended[-1] == ("double", "2", "http", "cancelled", 1)
+
+    play(act)
+
+
+def test_a_slow_reader_gets_nothing_more_before_it_has_read() -> None:
+    async def act(scene: Scene) -> None:
+        await scene.ask(request(1, 2, 3))
+        scene.protocol.pause_writing()
+        assert values(await scene.ask(request(1, 2, 3))) == [2, 4, 6]
+        assert not scene.protocol.cycle.response_complete
+        scene.protocol.resume_writing()
+        await scene.settle()
+        assert scene.protocol.cycle.response_complete
+
+    play(act)
+
+
+def test_a_connection_that_idles_is_closed_and_one_that_works_is_not() -> None:
+    async def act(scene: Scene) -> None:
+        await scene.ask(request(1, 2, 3))
+        scene.protocol.timeout_keep_alive = 0.0
+        scene.protocol.data_received(request(1, 2, 3))
+        scene.protocol.timeout_keep_alive_handler()
+        assert not scene.transport.is_closed
+        scene.engines.answer()
+        scene.protocol.timeout_keep_alive_handler()
+        assert scene.transport.is_closed
+
+    play(act)
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    scene = Scene()
+    found: Familiar = scene.lane.familiar
+    for number in range(MAX_HEADS + 5):
+        data = request(1, 2, 3, headers=b"User-Agent: %d\r\n" % number)
+        size = len(data.partition(b"\r\n\r\n")[2])
+        found.remember(data, *_head_of(scene, data, size))
+    assert repr(found) == "<Familiar 5 heads, 0 forms>"
+    for number in range(MAX_FORMS + 5):
+        data = request(1, 2, 3, id=f"{number:06}")
+        end = data.index(b"\r\n\r\n") + 4
+        found.remember(data, *_head_of(scene, data, len(data) - end))
+        found.find(data, end)
+    assert "forms" in repr(found)
+    assert int(repr(found).split()[3]) <= MAX_FORMS
+
+
+def _head_of(scene: Scene, data: bytes, size: int) -> tuple[Any, dict[bytes, bytes], int]:
+    lines = data.partition(b"\r\n\r\n")[0].split(b"\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(b": ") for line in lines[1:])}
+    return find_route(lines[0].split()[1]), headers, size
+
+
+def test_it_is_what_the_usual_way_answers() -> None:
+    async def act(scene: Scene) -> None:
+        scene.plane.follow(catalog(entry(name="wide", inputs=entry().inputs, max_batch_size=0)))
+        for sent in (request(1, 2, 3, model=b"wide"), request(7, 8, 9)):
+            first, second = await scene.ask(sent), await scene.ask(sent)
+            assert first == second
+            assert status(scene.transport) == 200
+
+    play(act)
