@@ -6,9 +6,7 @@ Knows nothing of who asked. Whatever the model prints goes to the log, so that a
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,14 +17,14 @@ import msgspec
 
 from compiler.errors import CompileError
 from compiler.jobs import Answer, Build, Built, Describe, Job, Judge, Note, Refused, Report
+from compiler.orphan import die_with_parent
 
-PR_SET_PDEATHSIG = 1  # prctl.h
 SEED = 0
 
 
 def main() -> None:
     """Take the job from stdin, send notes and one answer to what was stdout."""
-    _die_with_parent()
+    die_with_parent()  # nobody wants the answer any more
     os.nice(int(sys.argv[1]))  # the compilers it starts inherit it
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
@@ -91,12 +89,6 @@ def build(job: Build, tell: Callable[[Note], None]) -> Built:
 
 def _send(replies: BinaryIO, report: Report) -> None:
     replies.write(msgspec.json.encode(report) + b"\n")
-
-
-def _die_with_parent() -> None:
-    """Be killed when nobody wants the answer any more; only Linux can, elsewhere a builder finishes for nothing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -177,8 +177,8 @@ class Deployment:
         self._settle_unloading()
         self._follow()
 
-    def answered(self, slot: int, answer: Loaded | LoadFailed | Unloaded) -> None:
-        """An engine has loaded an artifact, or could not, or has let go of one."""
+    def answered(self, slot: int, answer: Loaded | LoadFailed | Unloaded) -> bool:
+        """An engine has loaded an artifact, or could not, or has let go of one. True where nothing is left to do."""
         match answer:
             case Loaded(name, version, generation, seconds):
                 self._metrics.loaded(name, version, seconds)
@@ -189,6 +189,7 @@ class Deployment:
                 self._unloading[name, version].slots.discard(slot)
                 self._settle_unloading()
         self._follow()
+        return self._rollout.fleet.is_settled(slot)
 
     def _settle_unloading(self) -> None:
         for key, unloading in list(self._unloading.items()):

@@ -97,9 +97,8 @@ class Server:
         self._sockets: list[socket.socket] = []
         self._watchdog = Watchdog(settings.batch_timeout_s, lambda slot: self._engines[slot].kill())
         self._stop = asyncio.Event()
-        self._is_leaving = False
+        self._is_leaving = self._is_settled = False
         self._failure = ""
-        self._is_settled = False
 
     def __repr__(self) -> str:
         return f"<Server {self._deployment!r}>"
@@ -234,7 +233,8 @@ class Server:
                 case Started(path=path):
                     self._deployment.started(slot, EngineAddress(device, path, generation))
                 case Loaded() | LoadFailed() | Unloaded():
-                    self._deployment.answered(slot, message)
+                    if self._deployment.answered(slot, message):
+                        self._engines[slot].serves()
                 case RegionOpened():
                     self._memory.opened(message)
                 case StartFailed(reason):
@@ -254,8 +254,8 @@ class Server:
         self._settle()
 
     def _snapshot(self) -> Snapshot:
-        shared, is_leaving = self._registrar.shared, self._is_leaving
-        return msgspec.structs.replace(self._deployment.snapshot(), shared=shared, is_leaving=is_leaving)
+        snapshot, shared = self._deployment.snapshot(), self._registrar.shared
+        return msgspec.structs.replace(snapshot, shared=shared, is_leaving=self._is_leaving)
 
     def _publish(self) -> None:
         for frontend in self._frontends:

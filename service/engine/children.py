@@ -55,6 +55,7 @@ class Child:
         self._protocol: FrameProtocol[ChildMessage] | None = None
         self._leaving = asyncio.Event()
         self._has_started = False
+        self._has_served = False
         self._code = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -69,6 +70,10 @@ class Child:
         """Tell the child, if it lives; a successor is told anew by `first_words`."""
         if self._protocol is not None:
             self._protocol.send(message)
+
+    def serves(self) -> None:
+        """The process is all that it should be: should it die now, it will not have died of starting."""
+        self._has_served = True
 
     async def leave(self, timeout_s: float) -> bool:
         """Ask it to finish and go; kill it where it has not gone in time. Whether it finished."""
@@ -103,7 +108,7 @@ class Child:
     async def _keep_alive(self) -> None:
         backoff = Backoff()
         while not self._leaving.is_set():
-            started = time.monotonic()
+            started, self._has_served = time.monotonic(), False
             code = await self._run_once()
             if self._leaving.is_set():
                 return
@@ -112,7 +117,7 @@ class Child:
                 reason = f"{self.program.name} died {self.restarts} times before it was up ({describe_exit(code)})"
                 self._on_message(StartFailed(f"{reason}: the log above says why"))
                 return
-            delay_s = backoff.after_death(lived_s=time.monotonic() - started)
+            delay_s = backoff.after_death(time.monotonic() - started, has_served=self._has_served)
             log.error("%s died (%s): starting it again in %.1f s", self.program.name, describe_exit(code), delay_s)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay_s):

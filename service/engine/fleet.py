@@ -80,6 +80,10 @@ class Fleet:
         self._engines[slot].failed[order] = reason
         _forget(self._engines[slot], order)
 
+    def is_settled(self, slot: int) -> bool:
+        """Whether the engine has answered all that was asked of it."""
+        return self._engines[slot].address is not None and not self._engines[slot].unanswered
+
     def is_deadly(self, slot: int, order: Order) -> bool:
         """Whether the engine died over this artifact so often that it must not be asked again."""
         return self._engines[slot].deaths.get(order, 0) >= MAX_DEATHS

@@ -52,6 +52,8 @@ class Watch:
         if hang is not None or not self._freeze_s:
             return hang
         limit_s = max(LOAD_FREEZE_S, self._freeze_s) if is_loading else self._freeze_s
+        # What runs may hold the process up: then it is that which hangs, once its own time is over.
+        limit_s = max([limit_s, *(running.bound_ns / 1e9 + BREATH_S for running in sight.running)])
         if self._still_s > limit_s:
             return Hang(FROZEN, f"it has shown no sign of life for {self._still_s:.0f} s")
         return None

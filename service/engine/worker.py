@@ -19,6 +19,7 @@ from typing import Protocol
 
 import msgspec
 
+from compiler.orphan import die_with_parent
 from service.engine.blackbox import BlackBox, beside
 from service.engine.generating import GeneratingModel
 from service.engine.holdings import Holdings
@@ -213,6 +214,7 @@ def _leave(reason: str) -> None:
 
 def main() -> None:
     """Serve until the parent says Drain or is gone."""
+    die_with_parent()  # also while something in it hangs
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     link: BlockingLink[Order] = BlockingLink(
         inherited_socket(),

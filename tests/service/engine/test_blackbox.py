@@ -78,5 +78,5 @@ def test_without_a_file_it_writes_where_nobody_reads() -> None:
 
 
 def test_where_there_is_no_box(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="nothing.box"):
+    with pytest.raises(OSError, match=r"nothing\.box"):
         read(tmp_path / "nothing.box")

@@ -154,7 +154,7 @@ def test_a_sequence_is_not_run_again_for_its_state_is_lost() -> None:
     async def scenario() -> None:
         service = Service()
         service.resender.follow(READY)
-        with pytest.raises(Unavailable, match="state of sequence '5'.*start the sequence again"):
+        with pytest.raises(Unavailable, match=r"state of sequence '5'.*start the sequence again"):
             await (await service.ask(gone(), structs.replace(ASK, sequence=SequencePoint(5))))
         assert service.sent == []
 

@@ -103,10 +103,9 @@ def test_a_parent_that_sleeps_blames_nobody_for_it(gaps: list[float]) -> None:
 
 @given(st.lists(st.tuples(st.floats(0.01, BREATH_S / 2), st.booleans()), max_size=200))
 def test_whatever_begins_and_ends_in_time_is_left_alone(steps: list[tuple[float, bool]]) -> None:
-    watch, now, began, beat = Watch(20.0), 0.0, 0.0, 0
-    for step, ends in steps:
+    watch, now, began = Watch(20.0), 0.0, 0.0
+    for beat, (step, ends) in enumerate(steps):
         now += step
-        beat += 1
         if ends or now - began > BOUND_S - BREATH_S:
             began = now
         assert watch.look(now, sight(Running(8, int(began * 1e9), BATCH.bound_ns, (1,)), beat=beat)) is None

@@ -1,5 +1,6 @@
-"""Fails where a value is negative, ends its process where one is 666."""
+"""Fails where a value is negative, ends its process where one is 666 or 667, and hangs where one is 668."""
 
+import ctypes
 import os
 import signal
 import time
@@ -11,6 +12,10 @@ class Poison(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if bool((x == 666).any()):
             os.kill(os.getpid(), signal.SIGKILL)
+        if bool((x == 667).any()):
+            ctypes.string_at(0)  # a segmentation fault
+        if bool((x == 668).any()):
+            ctypes.PyDLL(None).sleep(600)  # holding Python's lock: no other thread runs
         if bool((x < 0).any()):
             raise ValueError("a value is negative")
         time.sleep(0.05)  # long enough that requests which arrive together share a batch
