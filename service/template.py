@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from msgspec import structs
 
@@ -23,9 +23,6 @@ from service.engine.transport import FrameTemplate
 from service.errors import OUTCOMES, Code, ExecutionFailed, Exhausted, NotLoaded, ServiceError
 from service.repository.catalog import Entry
 from service.tensors import Buffer, InferRequest, Tensor
-
-if TYPE_CHECKING:
-    from service.plane import Plane
 
 log = logging.getLogger("torchere.frontend")
 
@@ -158,10 +155,22 @@ class Sent:
         return True
 
 
+class Door(Protocol):
+    """What is asked of `plane.py`, which has the checks, and counts."""
+
+    in_flight: int
+    says_exhausted: bool
+
+    def admit(self, request: InferRequest) -> Entry: ...
+    def message(self, request: InferRequest, entry: Entry, rows: int) -> tuple[Infer, list[Buffer]]: ...
+    def next_id(self) -> int: ...
+    def finished(self, request: InferRequest, version: str, outcome: str, started: float, rows: int) -> None: ...
+
+
 class Templates:
     """Makes templates of a plane's requests and sends by them."""
 
-    def __init__(self, plane: Plane, engines: Sender) -> None:
+    def __init__(self, plane: Door, engines: Sender) -> None:
         self.plane = plane
         self.engines = engines
 
