@@ -47,8 +47,8 @@ def limits_of(environment: Mapping[str, str]) -> Limits:
 class Exporter:
     """`put` from the event loop; `close` at the end. `send` returns whether the collector took them.
 
-    `counted(outcome, requests)` hears of what was exported, dropped for want of room, and failed; from both threads, one at
-    a time.
+    `counted(outcome, requests)` hears of what was exported, dropped for want of room, and failed: from both threads, in
+    turn.
     """
 
     def __init__(

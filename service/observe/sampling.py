@@ -101,6 +101,8 @@ class Sampler:
         policy = self._policy_of(model)
         if not policy.is_on or not policy.left:
             return False
+        if self._drawn:
+            return True
         low = self._draw(64)
         if low < policy.bound:
             self._drawn.append(low)

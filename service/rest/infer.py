@@ -189,7 +189,7 @@ class InferLane:
         return watch.mark(request), encode
 
     def _watch(self, asked: Asked) -> Watch | None:
-        if self.watcher is None:
+        if self.watcher is None or (TRACE not in asked.headers and self.watcher.passes_by(asked.route.model)):
             return None
         return self.watcher.begin(asking_of(asked.route, asked.headers, asked.arrived))
 

@@ -105,7 +105,7 @@ class Servicer(AdminCalls):
     def _watch(
         self, call: str, request: messages.ModelInferRequest, metadata: Mapping[str, str], arrived: float
     ) -> Watch | None:
-        if self._watcher is None:
+        if self._watcher is None or (TRACEPARENT not in metadata and self._watcher.passes_by(request.model_name)):
             return None
         parent, state = metadata.get(TRACEPARENT, ""), metadata.get(TRACESTATE, "")
         return self._watcher.begin(
