@@ -28,7 +28,8 @@ class Policy:
     """How one model is batched. `max_batch_size` 0: no batch dimension, every request runs alone.
 
     `max_queue_delay_s` 0 is work-conserving: an idle instance never waits for more requests. `buckets` are the batch
-    sizes that run; the last is `max_batch_size`. A delay ends also as soon as one of the `preferred` sizes is there.
+    sizes that run; the last is `max_batch_size`. A delay ends also as soon as one of the `preferred` sizes is there;
+    what waits runs then as the measured times say, or the largest such size where there are none.
     """
 
     max_batch_size: int
@@ -88,6 +89,11 @@ class Batcher:
 
     def __len__(self) -> int:
         return self._queue.count
+
+    @property
+    def rows(self) -> int:
+        """How many rows wait."""
+        return self._queue.rows
 
     def measured(self, seconds: Mapping[int, float]) -> None:
         """Plan from now on by what batches of each size take."""
@@ -166,7 +172,9 @@ class Batcher:
         if now >= due:
             return rows, "delay", now
         preferred = bisect_right(policy.preferred, rows)
-        return (policy.preferred[preferred - 1], "preferred", now) if preferred else (0, "", due)
+        if not preferred:
+            return 0, "", due
+        return rows if self.latency.is_known else policy.preferred[preferred - 1], "preferred", now
 
     def _dispatch(self, head: Waiting, rows: int, reason: str, now: float) -> Run:
         """Take the next batch of the best way to divide `rows` rows."""

@@ -33,9 +33,7 @@ class Divided:
         self._row_bytes = [len(tensor) // rows for tensor in pending.tensors]
 
     def __repr__(self) -> str:
-        return (
-            f"<Divided request {self._pending.message.id}, {self._rows} of {self._pending.message.rows} rows answered>"
-        )
+        return f"<Divided {self._rows} of {self._pending.message.rows} rows answered>"
 
     @property
     def whole(self) -> Pending:
