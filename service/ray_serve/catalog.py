@@ -25,7 +25,7 @@ class Deployments:
     """`handles` by model. `followed` is called with a catalog whenever another one has come of asking."""
 
     def __init__(self, handles: Mapping[str, Any], followed: Callable[[Catalog], None]) -> None:
-        self._handles = handles
+        self._entries_of = {name: handle.entries for name, handle in handles.items()}
         self._followed = followed
         self._entries: dict[str, tuple[Entry, ...]] = {
             name: (Entry(name, "", State.LOADING, WAITING),) for name in handles
@@ -42,7 +42,7 @@ class Deployments:
         """Ask each model for itself, so that one that does not answer keeps nobody waiting; never returns."""
         self._followed(self.catalog())
         async with asyncio.TaskGroup() as group:
-            for name in self._handles:
+            for name in self._entries_of:
                 group.create_task(self._follow_one(name))
 
     async def _follow_one(self, name: str) -> None:
@@ -53,7 +53,7 @@ class Deployments:
 
     async def ask(self, name: str) -> None:
         """Ask once. Where there is no answer, the last one holds: requests wait for a replica, or are refused."""
-        response = self._handles[name].entries.remote()
+        response = self._entries_of[name].remote()
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
                 entries = wire.unpack_entries(await response)

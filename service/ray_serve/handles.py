@@ -37,16 +37,18 @@ class HandleEngines:
     """`handles` by model: deployment handles of Ray Serve."""
 
     def __init__(self, handles: Mapping[str, Any], faults: Faults, clock: Callable[[], float] = time.monotonic) -> None:
-        self._handles = handles
+        # A handle of a method is made once: it has counters of its own, and to make one takes as long as a call.
+        self._infer = {model: handle.infer for model, handle in handles.items()}
+        self._stream = {model: handle.options(stream=True).stream for model, handle in handles.items()}
         self._faults = faults
         self._clock = clock
 
     def __repr__(self) -> str:
-        return f"<HandleEngines {', '.join(self._handles)}>"
+        return f"<HandleEngines {', '.join(self._infer)}>"
 
     async def infer(self, message: Infer, blobs: Sequence[Buffer]) -> Answer:
         """The answer of some replica. Raises the ServiceError that it reports, or Unavailable where each one died."""
-        call = self._handle(message.model).infer
+        call = _method(self._infer, message)
         # What belongs to a sequence has changed its state, perhaps: to run it again could count it twice.
         runs = 1 if message.sequence is not None else MAX_RUNS
         for run in range(1, runs + 1):
@@ -63,8 +65,7 @@ class HandleEngines:
 
     async def stream(self, message: Infer, blobs: Sequence[Buffer]) -> AsyncGenerator[Answer]:
         """Every answer; whoever leaves before the last ends the work. What was begun is not run again."""
-        call = self._handle(message.model).options(stream=True).stream
-        responses = call.remote(*self._pack(message, blobs))
+        responses = _method(self._stream, message).remote(*self._pack(message, blobs))
         is_over = False
         try:
             async with aclosing(_each(responses)) as parcels:
@@ -82,12 +83,6 @@ class HandleEngines:
             if not is_over:
                 responses.cancel()
 
-    def _handle(self, model: str) -> Any:
-        handle = self._handles.get(model)
-        if handle is None:
-            raise NotFound(f"model '{model}' has no deployment in this application")
-        return handle
-
     def _pack(self, message: Infer, blobs: Sequence[Buffer]) -> wire.Parcel:
         return wire.pack_request(message, blobs, self._clock())
 
@@ -101,6 +96,13 @@ class HandleEngines:
             raise DeadlineExceeded(
                 f"the request's time ran out while it waited for a replica of model '{message.model}'"
             ) from error
+
+
+def _method(methods: Mapping[str, Any], message: Infer) -> Any:
+    method = methods.get(message.model)
+    if method is None:
+        raise NotFound(f"model '{message.model}' has no deployment in this application")
+    return method
 
 
 async def _awaited(response: Any) -> wire.Parcel:

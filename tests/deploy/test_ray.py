@@ -15,6 +15,7 @@ from service.ray_serve.plan import IMPORT_PATH, Wishes, serve_config
 from service.repository.storage import scan
 from service.settings import PREFIX, Settings, default_text
 from tests.deploy.test_kubernetes import POLICY, RELEASES, judged
+from tests.e2e.ray_running import AS_DEPLOYED
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy/ray"
@@ -105,6 +106,12 @@ def test_every_container_is_locked_and_the_programs_variables_are_its_own() -> N
         assert ours <= {"TORCHERE_METRICS_DIRECTORY"}
     image = (FOLDER / "Dockerfile").read_text()
     assert f"ARG RAY={CLUSTER['rayVersion']}\n" in image
+
+
+def test_ray_is_set_as_it_was_tried() -> None:
+    for template in templates().values():
+        variables = {each["name"]: each.get("value") for each in template["spec"]["containers"][0]["env"]}
+        assert AS_DEPLOYED.items() <= variables.items()
 
 
 def test_the_linter_has_nothing_to_say() -> None:

@@ -19,6 +19,7 @@ from tests.e2e.running import free_ports
 ROOT = Path(__file__).parents[2]
 RAY = ROOT / "build/ray"  # `make ray`
 INGRESS = "_ingress"
+AS_DEPLOYED = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}  # as deploy/ray/rayservice.yaml sets it, for every process of Ray
 READY_S, END_S, POLL_S = 240.0, 90.0, 0.25
 
 
@@ -42,7 +43,7 @@ class RayCluster:
         """Deploy what `torchere deploy ray` makes of a repository, with `scaling` in place of what it says."""
         path = self.log_file.with_suffix(".yaml")
         self._write(path, repository, cache, scaling)
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"} | AS_DEPLOYED
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
                 [RAY / "bin/python", ROOT / "tests/e2e/ray_cluster.py", path],
