@@ -125,6 +125,12 @@ class Cache:
         """This process does not need the artifact of `key` any more."""
         self._uses.release(key)
 
+    def release_folder(self, folder: str) -> None:
+        """The same for the artifact in `folder`, where that is one of this cache."""
+        path = Path(folder)
+        if path.parent == self.root:
+            self.release(path.name)
+
     def prune(self, max_bytes: int) -> tuple[Entry, ...]:
         """Remove the artifacts longest unused until `max_bytes` suffice, and every one set aside; returns what went."""
         aside = self.remove(self.list_aside())

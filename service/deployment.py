@@ -54,6 +54,8 @@ class Deployment:
         self._expected: dict[Key, list[asyncio.Future[str]]] = {}
         self._unloading: dict[Key, _Unloading] = {}
         self._ensembles = Ensembles()
+        self._folders: frozenset[str] = frozenset()
+        self.let_go: Callable[[str], None] = lambda folder: None  # is told of artifacts that no engine needs any more
         self._metrics = CatalogRecorder()
 
     def __repr__(self) -> str:
@@ -214,6 +216,10 @@ class Deployment:
         for change in changes:
             self._tell(change)
             self._close(change)
+        folders = self._rollout.folders
+        for folder in self._folders - folders:
+            self.let_go(folder)
+        self._folders = folders
         self._metrics.publish(self.catalog)
         self._publish()
 

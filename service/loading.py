@@ -48,7 +48,9 @@ BESIDE_SERVING = 10  # niceness: the builders of a model that serves already get
 
 
 class Audience(Protocol):
-    """Who is told; a key is (name, version)."""
+    """Who is told, and tells of folders with artifacts that are needed no more; a key is (name, version)."""
+
+    let_go: Callable[[str], None]
 
     def announced(self, entry: Entry) -> None: ...
     def reloading(self, key: tuple[str, str]) -> None: ...
@@ -91,7 +93,7 @@ class Loader:
         self._settings = settings
         self._device = device
         self._cache = Cache(settings.cache_dir, settings.cache_max_size)
-        self._audience = audience
+        self._audience, audience.let_go = audience, self._cache.release_folder
         self._recorder = CatalogRecorder()
         self._jobs = asyncio.Semaphore(settings.compile_jobs)
         self._task: asyncio.Task[None] | None = None

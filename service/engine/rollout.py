@@ -210,6 +210,11 @@ class Rollout:
             is_resuming=state is State.LOADING and version.serving is not None,
         )
 
+    @property
+    def folders(self) -> frozenset[str]:
+        """Where the artifacts lie that an engine may be asked to load."""
+        return frozenset(offer.folder for version in self._versions.values() for offer in version.offers)
+
     def step_folders(self, key: Key) -> frozenset[str]:
         """Where the Python steps are kept of all that a version serves or shall serve."""
         version = self._versions.get(key)

@@ -72,6 +72,21 @@ def test_every_engine_is_told_and_frontends_learn_when_all_have_it() -> None:
     assert not stage.deployment.is_loading
 
 
+def test_an_artifact_that_was_swapped_out_is_let_go_when_no_engine_may_need_it() -> None:
+    stage, left = Stage("cuda:0", "cuda:1"), []
+    stage.deployment.let_go = left.append
+    fallback = stage.offer("eager", is_final=False)
+    stage.load(0, fallback)
+    stage.load(1, fallback)
+    winner = stage.offer("inductor", is_final=True)
+    stage.load(0, winner)
+    assert left == [], "the other engine may die, and load what was before"
+    stage.load(1, winner)
+    assert left == ["/cache/eager"]
+    stage.deployment.removed(KEY, None)
+    assert left == ["/cache/eager", "/cache/inductor"]
+
+
 def test_a_swap_shows_in_metrics_and_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     stage = Stage("cpu")

@@ -95,6 +95,7 @@ class FakeAudience:
         self.told: list[str] = []
         self.entries: dict[str, Entry] = {}
         self.settled = asyncio.Event()
+        self.let_go: Callable[[str], None] = lambda folder: None
 
     def announced(self, entry: Entry) -> None:
         self.told.append(f"{entry.name}: {entry.state.lower()}")
