@@ -21,6 +21,7 @@ from service.engine.holdings import Holdings
 from service.engine.messages import Load
 from service.engine.models import ServedModel
 from service.engine.ordered import OrderedModel
+from service.engine.overlapped import OverlappedModel
 from service.engine.sequenced import Program, SequencedModel, program_of
 from service.engine.served import BatchCounter, Lookup, Served
 from service.engine.stepped import SteppedModel
@@ -63,7 +64,8 @@ def open_served(order: Load, facilities: Facilities) -> Served:
     if entry.sequencing is not None:
         return surround(entry, _open_sequenced(inside_of(order), facilities, counter))
     inside, runners, times = _open_artifact(order, facilities)
-    model = ServedModel(inside, runners, facilities.device, counter, facilities.box)
+    kind = OverlappedModel if facilities.device.is_cuda else ServedModel
+    model = kind(inside, runners, facilities.device, counter, facilities.box)
     model.plan_by(times)
     return surround(entry, OrderedModel(model) if inside.batching.preserve_ordering else model)
 

@@ -160,8 +160,8 @@ class _Marks:
 
     def __init__(self) -> None:
         self.began, self.copied_in, self.begins, self.computed, self.copied_out = (
-            torch.cuda.Event(enable_timing=True)
-            for _ in range(5)  # type: ignore[no-untyped-call]
+            torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            for _ in range(5)
         )
         self.left = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._slept = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]

@@ -1,0 +1,120 @@
+"""On a device that computes on its own the next batch is under way before one has landed; all are answered once."""
+
+import threading
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from service.engine.messages import Failure, Infer, Result
+from service.engine.overlapped import OverlappedModel
+from service.engine.served import Pending
+from service.errors import Code
+from service.runtime.device import Device
+from service.runtime.runner import Laid, Launched, Output, Runner
+from tests.fakes import FakeBatchCounter, FakeConnection, entry
+
+PATIENCE_S = 20.0
+
+
+class Late(Runner):
+    """Computes when it is waited for, as a device would meanwhile."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.launched = threading.Semaphore(0)
+        self.under_way = self.most = 0
+        self.refuses = False
+
+    def launch(self, laid: Laid, stays: Collection[int] = ()) -> Launched:
+        if self.refuses:
+            return self.compute(laid) and pytest.fail("it fails")
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        self.launched.release()
+        return Launched(laid, None)  # type: ignore[arg-type]
+
+    def land(self, launched: Launched) -> tuple[list[Output], tuple[int, int, int, int]]:
+        try:
+            return self.compute(launched.laid)
+        finally:
+            self.under_way -= 1
+
+
+class Bench:
+    """A model that waits until it is let through. Negative values fail; 999 gives too few rows."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.passed = threading.Semaphore(0)
+        self.entry = entry(**changes)
+        self.counter, self.connection = FakeBatchCounter(), FakeConnection()
+        device = Device("cpu", threads=1)
+        self.runner = Late(self._compute, device, self.entry.inputs, self.entry.outputs)
+        self.model = OverlappedModel(self.entry, [self.runner], device, self.counter)
+        self.model.start(on_broken=pytest.fail)
+
+    def _compute(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        assert self.passed.acquire(timeout=PATIENCE_S)
+        if bool((inputs[0] < 0).any()):
+            raise ValueError("a value is negative")
+        return (2 * inputs[0][: -1 if bool((inputs[0] == 999).any()) else None],)
+
+    def submit(self, identity: int, value: float) -> None:
+        array = np.full((1, 3), value, np.float32)
+        message = Infer(identity, "double", "1", 1, (array.shape,), (array.nbytes,))
+        self.model.submit(Pending(message, [memoryview(array.tobytes())], self.connection), now=0.0)
+
+    def close(self, calls: int = 10_000) -> None:
+        self.passed.release(calls)
+        self.model.close()
+
+    def outputs(self) -> dict[int, float]:
+        answers = self.connection.answers.items()
+        return {
+            n: float(np.frombuffer(blobs[0], np.float32)[0]) for n, (got, blobs) in answers if isinstance(got, Result)
+        }
+
+
+def test_the_next_batch_is_launched_while_the_first_computes_and_no_third() -> None:
+    bench = Bench()
+    for identity in range(4):
+        bench.submit(identity, identity)
+        if identity < 2:
+            assert bench.runner.launched.acquire(timeout=PATIENCE_S)
+    bench.close()
+    assert bench.outputs() == {0: 0, 1: 2, 2: 4, 3: 6}
+    assert bench.runner.most == 2
+    assert bench.counter.running == 0
+
+
+def test_many_requests_are_each_answered_once() -> None:
+    bench = Bench(max_batch_size=4)
+    bench.passed.release(10_000)
+    for identity in range(300):
+        bench.submit(identity, identity)
+    bench.close()
+    assert bench.outputs() == {identity: 2 * identity for identity in range(300)}
+    assert sum(rows for rows, _ in bench.counter.batches) == 300
+
+
+@pytest.mark.parametrize("value", [-1.0, 999.0], ids=["raises", "too few rows"])
+def test_only_the_request_at_fault_fails_though_others_are_under_way(value: float) -> None:
+    bench = Bench(max_batch_size=4)
+    for identity in range(20):
+        bench.submit(identity, value if identity == 6 else identity)
+    bench.close()
+    assert bench.outputs() == {identity: 2 * identity for identity in range(20) if identity != 6}
+    failure, _ = bench.connection.answers[6]
+    assert isinstance(failure, Failure)
+    assert failure.code == Code.FAILED
+    assert bench.counter.running == 0
+
+
+def test_a_batch_that_cannot_be_launched_is_run_in_halves() -> None:
+    bench = Bench(max_batch_size=4)
+    bench.runner.refuses = True
+    bench.submit(0, -1.0)
+    bench.close()
+    assert isinstance(bench.connection.answers[0][0], Failure)
