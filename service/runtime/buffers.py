@@ -6,14 +6,16 @@ requests. One `Staging` belongs to one instance thread.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
-import numpy as np
 import torch
 
 from compiler.datatypes import TORCH_TYPES
 from compiler.spec import ITEM_SIZES, TensorSpec
+
+MAX_SHAPES = 256  # whose tensors are kept; a model whose sizes are free may be asked for any
 
 
 class Staging:
@@ -24,7 +26,8 @@ class Staging:
         self._item = ITEM_SIZES[spec.datatype]
         self._pinned = pinned
         self._memory = torch.empty(0, dtype=torch.uint8)
-        self._bytes = np.empty(0, dtype=np.uint8)
+        self._bytes = memoryview(bytearray())
+        self._tensors: dict[tuple[int, ...], torch.Tensor] = {}  # of this memory, by shape
 
     def lay(self, parts: Sequence[memoryview | torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
         """Copy `parts` one after the other into a tensor of `shape`; what they do not fill is zero.
@@ -32,24 +35,29 @@ class Staging:
         The tensor is a view of this staging memory: it is valid until the next call. Parts that are tensors are bytes
         on a GPU; where one is, the whole is laid on that GPU, in the current stream.
         """
-        size = self._item * int(np.prod(shape, dtype=np.int64))
+        size = self._item * math.prod(shape)
         if size > len(self._bytes):
             self._memory = torch.empty(size, dtype=torch.uint8, pin_memory=self._pinned)
-            self._bytes = self._memory.numpy()
+            self._bytes = memoryview(self._memory.numpy())  # type: ignore[arg-type]
+            self._tensors.clear()
         at, on_gpu = 0, []
         for part in parts:
             end = at + len(part)
             if isinstance(part, torch.Tensor):
                 on_gpu.append((at, part))
             else:
-                self._bytes[at:end] = np.frombuffer(part, dtype=np.uint8)
+                self._bytes[at:end] = part
             at = end
         if at < size:
-            self._bytes[at:size] = 0
-        memory = self._memory[:size]
+            self._memory[at:size].zero_()
         if on_gpu:
-            memory = _gather(memory, at, on_gpu)
-        return memory.view(self._dtype).view(shape)
+            return _gather(self._memory[:size], at, on_gpu).view(self._dtype).view(shape)
+        found = self._tensors.get(shape)
+        if found is None:
+            if len(self._tensors) >= MAX_SHAPES:
+                self._tensors.clear()
+            found = self._tensors[shape] = self._memory[:size].view(self._dtype).view(shape)
+        return found
 
 
 def _gather(host: torch.Tensor, filled: int, parts: Sequence[tuple[int, torch.Tensor]]) -> torch.Tensor:
@@ -66,9 +74,11 @@ def _gather(host: torch.Tensor, filled: int, parts: Sequence[tuple[int, torch.Te
 
 def as_bytes(tensor: torch.Tensor) -> memoryview:
     """The bytes of a contiguous tensor, uncopied; the view keeps the tensor alive. On a GPU they are a tensor too."""
-    flat = tensor.contiguous().reshape(-1)
-    if not flat.numel():
+    if not tensor.numel():
         return memoryview(b"")
+    if tensor.dtype is not torch.bfloat16 and not tensor.is_cuda:  # numpy knows the others
+        return memoryview(tensor.contiguous().numpy()).cast("B")  # type: ignore[arg-type]
+    flat = tensor.contiguous().reshape(-1)
     if flat.is_cuda:
         return cast(memoryview, flat.view(torch.uint8))  # as what can be sliced and has a length: only the asker looks
     return memoryview(flat.view(torch.uint8).numpy()).cast("B")  # type: ignore[arg-type]

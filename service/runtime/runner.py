@@ -1,7 +1,7 @@
 """Runs one batch on one device: lay the rows, copy in, compute, copy out.
 
 Knows tensors and the device, nothing of requests, queues or sockets. `engine/models.py` calls it, `buffers.py` holds
-the memory, `cuda.py` is the call on a GPU, the model comes from `compiler.backends`.
+the memory, `cpu.py` and `cuda.py` are the call on either, the model comes from `compiler.backends`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from compiler.datatypes import TORCH_TYPES
 from compiler.golden import random_tensor
 from compiler.spec import TensorSpec
 from service.runtime.buffers import Staging, as_bytes
+from service.runtime.cpu import CpuCall, Model
 from service.runtime.device import Device
 
 if TYPE_CHECKING:
     from service.runtime.cuda import CudaCall, Flight
 
-Model = Callable[[tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]
 Call = Callable[[Sequence[torch.Tensor], Collection[int]], tuple[tuple[torch.Tensor, ...], tuple[int, int, int]]]
 
 BATCHES_AT_ONCE = 2  # one that runs and one that is laid meanwhile
@@ -82,14 +82,17 @@ class Runner:
         self._outputs = tuple(outputs)
         # What is free; memory is taken as it is used, so that whoever never lays ahead has one.
         self._free = [[Staging(spec, pinned=device.is_cuda) for spec in inputs] for _ in range(BATCHES_AT_ONCE)]
-        self._prepare: Callable[[tuple[torch.Tensor, ...], int], str] = lambda inputs, rows: ""
-        self._call: Call = _CpuCall(model)
+        self._call: Call
+        self._prepare: Callable[[tuple[torch.Tensor, ...], int], str]
         self._cuda: CudaCall | None = None
         if device.is_cuda:
             from service.runtime.cuda import CudaCall
 
             self._call = self._cuda = CudaCall(model, device, graphed)
             self._prepare = self._cuda.prepare
+        else:
+            call = CpuCall(model)
+            self._call, self._prepare = call, call.prepare
 
     @property
     def overlaps(self) -> bool:
@@ -145,37 +148,16 @@ class Runner:
         return outputs, (launched.laid.stack_ns, *phases)
 
     def warm_up(self, shapes: Sequence[tuple[int, ...]], rows: int = 1) -> str:
-        """Call the model with these shapes and record its CUDA graph; why it has none, "" where it has or needs none.
+        """Call the model with these shapes; choose its threads, or record its CUDA graph.
 
-        `rows` is the batch size, 1 for a model that has none. Call it for the largest first: the graphs of smaller
-        ones then reuse its memory.
+        Returns why it has no graph, "" where it has one or needs none. `rows` is the batch size, 1 for a model that has
+        none. Call it for the largest first: the graphs of smaller ones then reuse its memory.
         """
         generator = torch.Generator().manual_seed(WARM_UP_SEED)
         inputs = tuple(random_tensor(spec, shape, generator) for spec, shape in zip(self._inputs, shapes, strict=True))
         for _ in range(WARM_UP_CALLS):
             self._call(inputs, ())
         return self._prepare(inputs, rows)
-
-
-class _CpuCall:
-    """Calls one model where its inputs already lie: there is nothing to copy."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-
-    def __call__(
-        self, laid: Sequence[torch.Tensor], stays: Collection[int]
-    ) -> tuple[tuple[torch.Tensor, ...], tuple[int, int, int]]:
-        started = time.perf_counter_ns()
-        with torch.inference_mode():
-            results = self._model(tuple(laid))
-        own = {_memory(tensor) for tensor in laid}  # where the next batch will lie
-        results = tuple([tensor.clone() if _memory(tensor) in own else tensor for tensor in results])
-        return results, (0, time.perf_counter_ns() - started, 0)
-
-
-def _memory(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
 
 
 def read_output(spec: TensorSpec, tensor: torch.Tensor) -> Output:

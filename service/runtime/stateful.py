@@ -15,8 +15,9 @@ import torch
 from compiler.golden import random_tensor
 from compiler.spec import TensorSpec
 from service.runtime.buffers import Staging
+from service.runtime.cpu import Model
 from service.runtime.device import Device
-from service.runtime.runner import WARM_UP_CALLS, WARM_UP_SEED, Model, Output, WrongOutput, read_output
+from service.runtime.runner import WARM_UP_CALLS, WARM_UP_SEED, Output, WrongOutput, read_output
 from service.runtime.states import Places, States
 
 Tensors = tuple[torch.Tensor, ...]
