@@ -67,3 +67,11 @@ def test_parent_frontend_sidecar_and_load_import_no_torch(module: str) -> None:
     program = f"import sys, {module}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda path: path.stem)
+def test_no_test_imports_the_stubs_of_others(path: Path) -> None:
+    """tritonclient.grpc and protos name the same messages: one process takes one of them."""
+    module = "tritonclient.grpc"
+    assert module not in {*imports(path)}
+    assert f'importorskip("{module}' not in path.read_text()

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tritonclient.grpc
 import yaml
 
+from service.client.rpc import RpcClient
 from service.observe import metrics
 from service.observe.exposition import TEXT_TYPE, expose
 from service.observe.families import families
@@ -107,14 +107,11 @@ def over_http(server: RunningServer) -> Callable[[], None]:
 
 def over_grpc(server: RunningServer) -> Callable[[], None]:
     """Asks something else each time."""
-    client = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}")
+    client = RpcClient(f"127.0.0.1:{server.grpc_port}")
     generator = np.random.default_rng(0)
 
     def ask() -> None:
-        inputs = [tritonclient.grpc.InferInput(name, [3, 4], "FP32") for name in ("x", "y")]
-        for each in inputs:
-            each.set_data_from_numpy(generator.random((3, 4), np.float32))
-        client.infer("affine", inputs)
+        client.infer("affine", {name: generator.random((3, 4), np.float32) for name in ("x", "y")})
 
     return ask
 
