@@ -9,9 +9,8 @@ import os
 import random
 from collections.abc import Callable
 
-from service.engine.messages import TraceSettings
 from service.observe.exporting import Exporter
-from service.observe.sampling import Sampler, sampling_of, trace_defaults
+from service.observe.sampling import Sampler, TraceSettings, sampling_of, trace_defaults
 from service.observe.watching import Watcher
 from service.settings import Settings
 from service.tuning import trace_settings

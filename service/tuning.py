@@ -11,9 +11,9 @@ from typing import Any
 
 from msgspec.structs import asdict, replace
 
-from service.engine.messages import TraceSettings
 from service.errors import InvalidInput
 from service.observe.logs import LogSettings
+from service.observe.sampling import TraceSettings
 from service.validation import nearest
 
 TraceChanges = dict[str, tuple[str, ...] | None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from service.observe.logs import LogSettings
+from service.observe.sampling import TraceSettings
 from service.repository.catalog import Entry
 from service.shared_memory import CudaRegion, Region
 from service.tensors import Places, SequencePoint
@@ -91,9 +92,6 @@ class EngineAddress(msgspec.Struct, frozen=True, array_like=True):
     device: str
     path: str
     generation: int
-
-
-TraceSettings = dict[str, dict[str, tuple[str, ...]]]  # by model, "" for all of them, then by setting
 
 
 class Shared(msgspec.Struct, frozen=True, array_like=True):

@@ -15,6 +15,7 @@ LOW = (1 << 64) - 1  # the half of a trace id by which everybody samples, so tha
 DEFAULT_RATIO = 0.01
 ON_SAMPLERS = {"always_on": 1.0, "always_off": 0.0}
 Settings = Mapping[str, tuple[str, ...]]
+TraceSettings = dict[str, dict[str, tuple[str, ...]]]  # as clients set them: by model, "" for all of them, then by name
 
 
 class Sampling(msgspec.Struct, frozen=True):
