@@ -180,16 +180,16 @@ class BatchRecorder:
         if times is None:
             times = self._times[rows] = series(self._store, metrics.BATCH_TIMES, *self._key, str(rows))
         stack_ns, copy_in_ns, compute_ns, copy_out_ns = phases_ns
-        parts, count = (stack_ns + copy_in_ns, compute_ns, copy_out_ns), len(queue_ns) + parts
+        shares, count = (stack_ns + copy_in_ns, compute_ns, copy_out_ns), len(queue_ns) + parts
         with self._lock:
             for waited in queue_ns:
                 self._queue(waited)
             for observe, spent in zip(self._phases, phases_ns, strict=True):
                 observe(spent)
-            self._input(parts[0])
+            self._input(shares[0])
             words, at = times.words, times.at
             words[at] += 1
-            for part, spent in zip(self._parts, parts, strict=True):
+            for part, spent in zip(self._parts, shares, strict=True):
                 at += 1
                 words[at] += spent
                 part.words[part.at] += count * spent
