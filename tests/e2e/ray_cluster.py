@@ -6,12 +6,12 @@ Runs where Ray is installed, knows nothing of torchere. Each line on stdin is an
 state of each application and its replicas by node, `kill` ends the second node at once, `end` or no more input all.
 """
 
-import contextlib
 import json
 import logging
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import ray
@@ -50,7 +50,7 @@ def status() -> dict[str, object]:
     }
 
 
-def main(config: str) -> None:
+def main(config: str, folder: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Ray prints what it thinks of lost nodes
 
@@ -64,6 +64,7 @@ def main(config: str) -> None:
             "object_store_memory": MEMORY,
             "include_dashboard": False,
             "resources": {"head": 100},
+            "temp_dir": folder,
         },
     )
     second = cluster.add_node(num_cpus=CORES, object_store_memory=MEMORY)
@@ -82,11 +83,10 @@ def main(config: str) -> None:
                 case "end":
                     break
     finally:
-        with contextlib.suppress(Exception):
-            serve.shutdown()
         ray.shutdown()
-        cluster.shutdown()
+        cluster.shutdown()  # the processes, whatever they do: to take the application down first takes half a minute
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as sessions:
+        main(sys.argv[1], sessions)

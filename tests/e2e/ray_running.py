@@ -19,7 +19,8 @@ from tests.e2e.running import free_ports
 ROOT = Path(__file__).parents[2]
 RAY = ROOT / "build/ray"  # `make ray`
 INGRESS = "_ingress"
-AS_DEPLOYED = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}  # as deploy/ray/rayservice.yaml sets it, for every process of Ray
+# As deploy/ray/rayservice.yaml sets them for every process of Ray.
+AS_DEPLOYED = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_PROXY_USE_GRPC": "1"}
 READY_S, END_S, POLL_S = 240.0, 90.0, 0.25
 
 
