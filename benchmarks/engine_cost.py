@@ -55,6 +55,9 @@ class Receiver:
         if isinstance(message, Infer):
             self._served.submit(Pending(message, split(body, message.sizes), connection), time.monotonic())
 
+    def beat(self) -> None:
+        """Nobody watches."""
+
     def forget(self, connection: DataConnection) -> None:
         self._served.forget(connection)
 

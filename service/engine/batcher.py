@@ -112,7 +112,9 @@ class Batcher:
                     self._backlog(waiting.arrived) if self.latency.is_known else None,
                 )
             if waiting.deadline is not None and self.latency.is_known:
-                self._check_in_time(waiting, waiting.arrived, waiting.deadline)
+                batches = (self._queue.rows + waiting.rows) // self.latency.largest + 1 + len(self._running)
+                if CAUTION * batches * self.latency.slowest_s > waiting.deadline - waiting.arrived:  # at the worst
+                    self._check_in_time(waiting, waiting.arrived, waiting.deadline)
         self._queue.add(waiting)
 
     def cancel(self, waiting: Waiting) -> bool:

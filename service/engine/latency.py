@@ -55,6 +55,11 @@ class Latency:
         """The largest batch that is worth running."""
         return self._sizes[-1] if self.is_known else self._buckets[-1]
 
+    @property
+    def slowest_s(self) -> float:
+        """What that takes. Ask only where times are known."""
+        return self._times[-1]
+
     def observed(self, bucket: int, seconds: float) -> None:
         """A batch of this size took so long in service, all that is done for it included."""
         mean = self._means.get(bucket)

@@ -80,9 +80,10 @@ class Queue:
         self._stand(waiting, waiting.arrived)
         self.count += 1
         self.rows += waiting.rows
-        for when in (waiting.deadline, waiting.late):
-            if when is not None:
-                heapq.heappush(self._timed, (when, self._numbered, waiting))
+        if waiting.deadline is not None:
+            heapq.heappush(self._timed, (waiting.deadline, self._numbered, waiting))
+        if waiting.late is not None:
+            heapq.heappush(self._timed, (waiting.late, -self._numbered, waiting))
 
     def remove(self, waiting: Waiting) -> bool:
         """Forget a request that still waits; False where it has left already."""
@@ -102,7 +103,7 @@ class Queue:
         rest: Waiting | None = None
         rows = count = 0
         for _, first in line.waiting:
-            room, near = max_rows - rows, first.near
+            room, near = max_rows - rows, first.rows if first.divide is None else first.near
             if first.divide is not None and (first.start or first.rows > room) and room > 0:
                 taken.append(_cut(first, min(first.rows, room)))
                 self.rows -= taken[-1].rows
@@ -195,17 +196,15 @@ class Queue:
         line = self._lines.get(waiting.shape)
         if line is None:
             line = self._lines[waiting.shape] = _Line()
-        self._step_in(line, waiting)
-        line.rows += waiting.rows
-        line.near += waiting.near
-        line.since = min(line.since, arrived)
-
-    def _step_in(self, line: _Line, waiting: Waiting) -> None:
         entry = waiting.place, waiting
         if not line.waiting or line.waiting[-1][0] < waiting.place:
             line.waiting.append(entry)
         else:
             insort(line.waiting, entry, key=_place)
+        line.rows += waiting.rows
+        line.near += waiting.rows if waiting.divide is None else waiting.near
+        if arrived < line.since:
+            line.since = arrived
 
     def _step_out(self, waiting: Waiting) -> None:
         line = self._lines[waiting.shape]
@@ -220,7 +219,7 @@ class Queue:
         line = self._lines[waiting.shape]
         del line.waiting[bisect_left(line.waiting, waiting.place, key=_place)]
         waiting.place = (*to, waiting.place[2])
-        self._step_in(line, waiting)
+        insort(line.waiting, (waiting.place, waiting), key=_place)
 
     def _leave(self, waiting: Waiting) -> None:
         waiting.is_gone = True
