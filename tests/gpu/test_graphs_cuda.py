@@ -91,3 +91,32 @@ def test_an_instance_replays_the_sizes_it_may_and_runs_the_others_plainly() -> N
             got = np.frombuffer(scores.data, np.float32).reshape(scores.shape)
             np.testing.assert_allclose(got, want.detach().cpu().numpy(), rtol=1e-4, atol=1e-5)
             assert np.frombuffer(best.data, np.int64).tolist() == most.tolist()
+
+
+def test_two_batches_under_way_do_not_disturb_each_other() -> None:
+    """Whichever size, with a graph or without, small outputs and those that leave before the next replay."""
+    device = Device("cuda:0", threads=2)
+    weight = torch.randn(64, 256, device="cuda:0")
+    specs = [TensorSpec("y", "FP32", (-1, 256)), TensorSpec("wide", "FP32", (-1, 256, 32))]
+    runner = Runner(
+        lambda inputs: ((inputs[0] @ weight), (inputs[0] @ weight)[:, :, None].expand(-1, -1, 32).contiguous()),
+        *(device, [TensorSpec("x", "FP32", (-1, 64))], specs, (64, 8)),
+    )
+    generator = np.random.default_rng(0)
+    with device.stream():
+        for rows in (64, 8):
+            assert runner.warm_up([(rows, 64)], rows) == ""
+        under_way: list[Any] = []
+        for turn in range(200):
+            rows = (64, 8, 33, 64)[turn % 4]
+            array = generator.normal(size=(rows, 64)).astype(np.float32)
+            laid = runner.lay([[memoryview(array.tobytes())]], [(rows, 64)])
+            under_way.append((array, runner.launch(laid)))
+            if len(under_way) == 2 or turn == 199:
+                array, launched = under_way.pop(0)
+                (y, wide), phases = runner.land(launched)
+                want = (torch.from_numpy(array).cuda() @ weight).cpu().numpy()
+                got = np.frombuffer(y.data, np.float32).reshape(y.shape)
+                np.testing.assert_allclose(got, want, rtol=1e-2, atol=1e-2)
+                assert (np.frombuffer(wide.data, np.float32).reshape(wide.shape) == got[:, :, None]).all()
+                assert all(phase >= 0 for phase in phases)

@@ -1,0 +1,133 @@
+"""EfficientNet-B0 from uint8 images through the whole service on one GPU, beside what its engine can do without it.
+
+    python -m benchmarks.gpu.serving            needs timm
+
+The client is on the same machine and takes processors of its own. The images are normalised inside the compiled module.
+"bare" is the same artifact in this process, its CUDA graph alone by the GPU's clock and with both copies by the host's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.common import arguments, device_ms, host_ms, write
+from compiler import backends
+from compiler.graphs import Graphs
+from compiler.manifest import MANIFEST_NAME, read_manifest
+from service.bench.results import describe_machine
+from service.runtime.cuda import CudaCall
+from service.runtime.device import Device
+from tests.e2e.running import RunningServer
+
+DEVICE = os.environ.get("DEVICE", "cuda:0")
+FRONTENDS, CLIENTS = 5, 4
+LEVELS = "1,64,256,512"
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+MODEL = """
+import timm
+import torch
+from torch import nn
+
+class Classifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = timm.create_model("efficientnet_b0", pretrained=False)
+        self.register_buffer("mean", 255 * torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1))
+        self.register_buffer("scale", 1 / (255 * torch.tensor([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1)))
+
+    def forward(self, image):
+        return self.model((image.to(self.mean.dtype) - self.mean) * self.scale)
+
+def create_model():
+    return Classifier()
+"""
+CONFIG = """
+trust: true
+startup: wait
+max_batch_size: 128
+inputs:
+  - {name: image, datatype: UINT8, shape: [-1, 3, 224, 224]}
+batching: {buckets: [1, 8, 32, 64, 128], max_queue_size: 4096}
+compile:
+  backends: [torchscript]
+  precision: [fp16]
+  tolerance: {fp16: {relative_l2: 0.1, max_abs: 0.2}}
+"""
+
+
+def processor_s(pids: list[int]) -> float:
+    """What these processes have used so far."""
+    fields = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids)
+    return sum(int(each[11]) + int(each[12]) for each in fields) * TICK_S
+
+
+def press(server: RunningServer, protocol: str, levels: str, folder: Path) -> dict[str, Any]:
+    """One run of `torchere bench`, and what the engine spent for each request of it."""
+    url = server.http if protocol == "http" else f"127.0.0.1:{server.grpc_port}"
+    out = folder / f"{protocol}-{levels.replace(',', '-')}.json"
+    command = [sys.executable, "-m", "service.cli", "bench", "classifier", "--url", url, "--protocol", protocol]
+    command += ["--concurrency", levels, "--processes", str(CLIENTS), "--max-windows", "4", "--warm-up", "0.7"]
+    engines = server.children("service.engine.worker")
+    before, began = processor_s(engines), server.metric("torchere_rows_total")
+    subprocess.run([*command, "--json", str(out)], check=True, stdout=sys.stderr)
+    rows = server.metric("torchere_rows_total") - began
+    spent = processor_s(engines) - before
+    found: dict[str, Any] = json.loads(out.read_text())
+    found["engine_cpu_us_per_image"] = round(1e6 * spent / rows, 1) if rows else None
+    return found
+
+
+def bare(cache: Path) -> dict[str, Any]:
+    """The artifact that was served, without a service."""
+    folder = next(path.parent for path in cache.rglob(MANIFEST_NAME))
+    manifest = read_manifest(folder)
+    found: dict[str, Any] = {"chosen": manifest.chosen.rung.name, "stage_seconds": manifest.stage_seconds}
+    model = backends.load(folder, manifest, DEVICE)
+    call, graphs = CudaCall(model, Device(DEVICE, threads=2), manifest.chosen.graphs), Graphs(model, DEVICE)
+    found["graphs"], found["race_ms"] = manifest.chosen.graphs, manifest.chosen.milliseconds
+    found["device_ms"], found["host_to_host_ms"], found["graph_host_ms"] = {}, {}, {}
+    for batch in sorted(manifest.buckets, reverse=True):
+        pinned = torch.randint(0, 256, (batch, 3, 224, 224), dtype=torch.uint8).pin_memory()
+        why_plain = call.prepare((pinned,), batch) or graphs.capture((pinned.to(DEVICE),))
+        graph = graphs.find((tuple(pinned.shape),))
+        if graph is None:
+            found.setdefault("plain", {})[batch] = why_plain
+            continue
+        found["device_ms"][batch] = device_ms(graph.replay)
+        found["graph_host_ms"][batch] = host_ms(graph.replay)
+        found["host_to_host_ms"][batch] = host_ms(lambda pinned=pinned: call([pinned]))
+    return found
+
+
+def main() -> None:
+    given = arguments(__doc__)
+    torch.backends.cudnn.benchmark = True
+    started, found = time.monotonic(), {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "models" / "classifier" / "1").mkdir(parents=True)
+        (folder / "models" / "classifier" / "1" / "model.py").write_text(MODEL)
+        (folder / "models" / "classifier" / "model.yaml").write_text(CONFIG)
+        flags = ("--device", DEVICE, "--startup", "wait", "--frontends", str(FRONTENDS))
+        with RunningServer(folder / "models", given.cache, folder, *flags) as server:
+            print(f"ready after {time.monotonic() - started:.0f} s", flush=True)
+            for protocol in ("http", "grpc"):
+                found[protocol] = [press(server, protocol, level, folder) for level in LEVELS.split(",")]
+            print(server.log()[-3000:], flush=True)
+        result = {"service": found, "bare": bare(given.cache) if DEVICE != "cpu" else {}}
+    frontends = {"frontends": FRONTENDS, "clients": CLIENTS}
+    write("gpu_serving", given.out, cpu=describe_machine(), **frontends, **result)
+
+
+if __name__ == "__main__":
+    main()
