@@ -156,7 +156,7 @@ class Control:
             config["sequence_batching"] = as_sequence_batching(entry, entry.sequencing)
         elif batches:
             config["dynamic_batching"] = {
-                "preferred_batch_size": list(entry.batching.preferred_batch_sizes or entry.buckets),
+                "preferred_batch_size": list(entry.buckets),
                 "max_queue_delay_microseconds": entry.batching.max_queue_delay_us,
                 "default_queue_policy": {
                     "max_queue_size": entry.batching.max_queue_size,

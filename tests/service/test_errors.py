@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.describe import as_clients_see
-from service.errors import InvalidInput, from_inside, without_paths
+from service.errors import Exhausted, InvalidInput, QueueFull, from_inside, without_paths
 from tests.fakes import entry
 
 
@@ -24,6 +24,12 @@ def test_paths_lose_their_folders(sentence: str, plain: str) -> None:
     assert without_paths(sentence) == plain
     error = from_inside("invalid", sentence)
     assert (type(error), str(error)) == (InvalidInput, plain)
+
+
+def test_an_error_says_when_to_come_back_where_that_is_known() -> None:
+    assert from_inside("queue_full", "wait").retry_after_s == QueueFull.retry_after_s
+    error = from_inside("queue_full", "wait", 0.25)
+    assert Exhausted.instead_of(error).retry_after_s == 0.25
 
 
 def test_so_do_the_reasons_of_models() -> None:

@@ -131,6 +131,25 @@ def test_the_earliest_of_timeout_and_deadline_travels_with_the_request() -> None
     assert [message.deadline for message in engines.asked] == [103.0, 100.5, 100.25]
 
 
+def test_a_timeout_that_delays_is_no_deadline() -> None:
+    engines = FakeEngines()
+    batching = Batching(timeout_us=3_000_000, timeout_action="delay")
+    subject = plane(engines, entries=[entry(version="2", batching=batching)])
+    ask(subject, x(1, 3))
+    ask(subject, x(1, 3), timeout_us=500_000, deadline=100.25)
+    assert [(message.deadline, message.late) for message in engines.asked] == [(None, 103.0), (100.25, 100.5)]
+
+
+def test_rows_beyond_a_batch_are_taken_unless_the_model_says_no() -> None:
+    strict, generous = Batching(split=False), Batching(max_request_rows=10)
+    for batching, rows, word in ((strict, 9, "max_batch_size 8"), (generous, 11, "max_request_rows 10")):
+        subject = plane(entries=[entry(version="2", batching=batching)])
+        with pytest.raises(InvalidInput, match=f"batch of {rows} rows is larger than {word} of model 'double'"):
+            ask(subject, x(rows, 3))
+        assert ask(subject, x(8, 3)).outputs[0].shape == (8, 3)
+    assert ask(plane(), x(512, 3)).outputs[0].shape == (512, 3)
+
+
 def test_classification_gives_the_largest_values_with_labels() -> None:
     wanted = (RequestedOutput("color", classification=2),)
     pixels = np.zeros((1, 4, 4, 3), np.uint8)

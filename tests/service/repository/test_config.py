@@ -306,6 +306,37 @@ def test_an_example_fits_with_or_without_the_batch(folder: Path, example: str, f
         assert "does not fit its shape [-1, -1, 7]" in faults(folder, text)[0]
 
 
+@pytest.mark.parametrize(
+    ("batching", "sentence"),
+    [
+        ("{max_queue_delay_us: 1, preferred_batch_sizes: [4, 2]}", "preferred_batch_sizes must rise, not [4, 2]"),
+        (
+            "{max_queue_delay_us: 1, preferred_batch_sizes: [4, 16]}",
+            "preferred_batch_sizes must not exceed max_batch_size",
+        ),
+        (
+            "{preferred_batch_sizes: [4]}",
+            "preferred_batch_sizes end a delay, and there is none: set batching.max_queue",
+        ),
+        ("{split: false, max_request_rows: 64}", "max_request_rows has no meaning where requests are not split"),
+        ("{max_request_rows: 7}", "max_request_rows must not be below max_batch_size, which is 8, not 7"),
+        ("{timeout_action: later}", "timeout_action must be 'reject' or 'delay', not 'later'"),
+    ],
+)
+def test_batching_that_contradicts_itself_is_refused(folder: Path, batching: str, sentence: str) -> None:
+    text = "max_batch_size: 8\ninputs:\n  - {name: x, datatype: FP32, shape: [-1, 3]}\n"
+    (fault,) = faults(folder, f"{text}batching: {batching}\n")
+    assert sentence in fault
+
+
+def test_batching_is_read(folder: Path) -> None:
+    text = "max_batch_size: 8\ninputs:\n  - {name: x, datatype: FP32, shape: [-1, 3]}\n"
+    keys = "{max_queue_delay_us: 5, preferred_batch_sizes: [2, 4], timeout_action: delay, preserve_ordering: true}"
+    found = read(folder, f"{text}batching: {keys}\n").batching
+    assert (found.preferred_batch_sizes, found.timeout_action, found.preserve_ordering) == ((2, 4), "delay", True)
+    assert (found.split, found.max_request_rows) == (True, 0)
+
+
 def test_a_model_without_batches_has_fixed_first_dimensions_and_no_buckets(folder: Path) -> None:
     text = "max_batch_size: 0\ninputs:\n  - {name: x, datatype: FP32, shape: [3]}\n"
     assert read(folder, text).max_batch_size == 0
