@@ -15,7 +15,7 @@ MOST_STEPS = 64  # of one request: a generation may call its model thousands of 
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True):
-    """One part of a request: a model that an ensemble asked, or a Python file. `phases` as in Result; none: no model."""
+    """One part of a request: a model that was asked, or a Python file, which has no version. `phases` as in Result."""
 
     name: str
     version: str

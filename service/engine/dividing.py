@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import structs
 
+from service.engine.marks import ran_in_parts
 from service.engine.messages import Failure, Result
 from service.engine.served import Pending
 
@@ -95,6 +96,6 @@ def join(request_id: int, parts: Sequence[tuple[Result, Sequence[memoryview]]]) 
         phases=(results[0].phases[0], steps[0], steps[1], steps[2], steps[3]),
         batch=max(result.batch for result in results),
         bucket=max(result.bucket for result in results),
-        ran=results[-1].ran,
+        ran=ran_in_parts(results),
     )
     return whole, blobs

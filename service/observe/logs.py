@@ -1,4 +1,4 @@
-"""One format of log lines for every process: for people, or JSON for machines. Nothing that a client wrote can forge one.
+"""One format of log lines for every process: for people, or JSON for machines. What a client wrote can forge none.
 
 Knows nothing of the service. Each process calls `set_up_logging` once, first thing, and `follow_log_settings` when they
 are changed.

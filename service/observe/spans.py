@@ -84,7 +84,7 @@ def _title(step: Step) -> str:
 
 def _batch(at: Step, ran: Ran) -> Attributes:
     return {
-        "torchere.batch.id": f"{at.name}/{at.version}/{ran.began_ns:x}",  # the same in all who shared it
+        "torchere.batch.id": f"{ran.began_ns:x}",  # the same in all who shared it
         "torchere.batch.rows": at.batch,
         "torchere.batch.bucket": at.bucket,
     }

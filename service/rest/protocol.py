@@ -73,14 +73,12 @@ class LaneProtocol(HttpToolsProtocol):
 
     def _serve_familiar(self, data: bytes) -> bool:
         """True where it is one whole request whose head and JSON came before: it is on its way."""
-        if self.lane.watcher is not None:
-            return False  # somebody wants to see each request
         end = data.find(HEAD_END, 0, MAX_BYTES) + len(HEAD_END)
         form = self.lane.familiar.find(data, end) if end >= len(HEAD_END) else None
         if form is None or not self.lane.admits(form.head.headers):
             return False
         if self.lane.watcher is not None and not self.lane.watcher.passes_by(form.head.route.model):
-            return False
+            return False  # somebody wants to see this request
         cycle = FamiliarCycle(self, form)
         self.cycle = cycle  # type: ignore[assignment]
         tensors = form.tensors(memoryview(data)[end + form.head.json_bytes :])

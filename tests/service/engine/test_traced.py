@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
+from service.engine.dividing import join
+from service.engine.marks import ran_in_parts
 from service.engine.messages import Infer, Result
 from service.engine.served import Pending
 from service.traced import MOST_TOGETHER, Ran, pack_mark, ran_together, unpack_mark
@@ -91,3 +94,12 @@ def test_a_generation_tells_of_each_time_it_asked_its_model(tmp_path: Path, monk
     assert last.ran is not None
     assert [(step.name, step.ran) for step in last.ran.steps] == [("double", RAN)] * 3
     assert not any(message.ran for message, _ in bench.replies.answers[1][:-1])  # type: ignore[union-attr]
+
+
+def test_a_request_in_parts_tells_of_each() -> None:
+    result = Result(0, ((1, 3),), (12,), (5, 1, 2, 3, 4), 1, 1, ran=Ran(100, (ONE,)))
+    whole, _ = join(7, [(result, [memoryview(bytes(12))]), (structs.replace(result, id=1), [memoryview(bytes(12))])])
+    assert isinstance(whole, Result)
+    assert whole.ran is not None
+    assert [(step.name, step.began_ns, step.ended_ns) for step in whole.ran.steps] == [("part", 95, 110)] * 2
+    assert ran_in_parts([structs.replace(result, ran=None)]) is None

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from service.engine.messages import Infer, Result
 from service.engine.transport import FrameReader, FrameTemplate
 from service.errors import NotLoaded, QueueFull, ServiceError
 from service.limits import Limits
+from service.observe.sampling import Sampler, Sampling
+from service.observe.watching import Watcher
 from service.plane import Plane
 from service.rest.familiar import MAX_FORMS, MAX_HEADS, Familiar
 from service.rest.infer import InferLane
@@ -315,5 +318,18 @@ def test_it_is_what_the_usual_way_answers() -> None:
             first, second = await scene.ask(sent), await scene.ask(sent)
             assert first == second
             assert status(scene.transport) == 200
+
+    play(act)
+
+
+@pytest.mark.parametrize(("ratio", "shorter_way"), [(0.0, 2), (1.0, 0)])
+def test_what_is_traced_goes_the_usual_way(ratio: float, shorter_way: int) -> None:
+    async def act(scene: Scene) -> None:
+        watcher = Watcher()
+        watcher.trace(Sampler(Sampling(ratio), lambda bits: 5), Mock(), lambda model, version: "eager")
+        scene.lane.watcher = watcher
+        answers = {await scene.ask(request(1, 2, 3)) for _ in range(3)}
+        assert len(answers) == 1
+        assert scene.engines.begun == shorter_way
 
     play(act)
