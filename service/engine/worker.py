@@ -216,6 +216,7 @@ def main() -> None:
     """Serve until the parent says Drain or is gone."""
     die_with_parent()  # also while something in it hangs
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.freeze()  # what was imported stays: to walk it at each collection would stop all batches for 0.3 s
     link: BlockingLink[Order] = BlockingLink(
         inherited_socket(),
         Order,  # type: ignore[arg-type]
