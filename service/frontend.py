@@ -214,6 +214,7 @@ class Frontend:
         await asyncio.sleep(FAREWELL_S)
         self._rpc.set_serving(False)
         self._http.should_exit = True
+        self._parent.lost()  # it loads nothing any more: who waits for that is told
         code = CUT_SHORT_EXIT if self._plane.in_flight else 0
         if code:
             log.warning("%d requests were not finished within drain_timeout_s", self._plane.in_flight)
