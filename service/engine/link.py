@@ -16,7 +16,7 @@ from typing import Generic, TypeVar, cast
 
 import msgspec
 
-from service.engine.transport import FrameReader, frame
+from service.engine.transport import FrameReader, frame, joined
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class FrameProtocol(asyncio.BufferedProtocol, Generic[T]):
         outgoing, self._outgoing = self._outgoing, []
         if self.is_open and outgoing:
             assert self._transport is not None, "an open protocol has its transport"
-            self._transport.writelines(outgoing)
+            self._transport.writelines(joined(outgoing))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by behaviour, not by class

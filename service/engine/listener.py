@@ -6,7 +6,7 @@ Knows frames, not models: `worker.py` is told of each message, `transport.py` do
 from __future__ import annotations
 
 import logging
-import selectors
+import select
 import socket
 import threading
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ import msgspec
 
 from service.engine.link import OutgoingBuffers
 from service.engine.messages import Cancel, Failure, Infer, Result, Took
-from service.engine.transport import FrameReader, frame
+from service.engine.transport import FrameReader, frame, joined
 
 log = logging.getLogger("torchere.engine")
 
@@ -51,7 +51,7 @@ class DataConnection:
 
     def send(self, answers: Sequence[tuple[Result | Failure, Sequence[memoryview]]]) -> None:
         """Write the answers in one go."""
-        buffers = [buffer for message, blobs in answers for buffer in frame(message, blobs)]
+        buffers = joined([buffer for message, blobs in answers for buffer in frame(message, blobs)])
         with self._lock:
             waits_already = bool(self._outgoing)
             self._outgoing.extend(buffers)
@@ -78,15 +78,16 @@ class Listener:
 
     def __init__(self, path: str, receiver: Receiver) -> None:
         self._receiver = receiver
-        self._selector = selectors.DefaultSelector()
+        self._poll = select.epoll()  # without `selectors`, whose objects cost as much as the call
+        self._connections: dict[int, DataConnection] = {}
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listening.bind(path)
         self._listening.listen(64)
         self._listening.setblocking(False)
-        self._selector.register(self._listening, selectors.EVENT_READ)
+        self._poll.register(self._listening, select.EPOLLIN)
         self._wake, self._woken = socket.socketpair()
         self._woken.setblocking(False)
-        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._poll.register(self._woken, select.EPOLLIN)
         self._blocked: list[DataConnection] = []
 
     def start(self) -> None:
@@ -101,30 +102,33 @@ class Listener:
     def _read_all(self) -> None:
         while True:
             self._receiver.beat()
-            for key, events in self._selector.select(BEAT_S):
-                if key.fileobj is self._listening:
+            for number, events in self._poll.poll(BEAT_S):
+                connection = self._connections.get(number)
+                if connection is not None:
+                    self._serve(connection, number, events)
+                elif number == self._listening.fileno():
                     self._accept()
-                elif key.fileobj is self._woken:
-                    self._watch_blocked()
                 else:
-                    self._serve(key.data, events)
+                    self._watch_blocked()
 
     def _accept(self) -> None:
         sock, _ = self._listening.accept()
-        self._selector.register(sock, selectors.EVENT_READ, DataConnection(sock, self))
+        self._connections[sock.fileno()] = DataConnection(sock, self)
+        self._poll.register(sock, select.EPOLLIN)
 
     def _watch_blocked(self) -> None:
         self._woken.recv(4096)
         blocked, self._blocked = self._blocked, []
         for connection in blocked:
             if connection.sock.fileno() >= 0:
-                self._selector.modify(connection.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
+                self._poll.modify(connection.sock, select.EPOLLIN | select.EPOLLOUT)
 
-    def _serve(self, connection: DataConnection, events: int) -> None:
-        if events & selectors.EVENT_WRITE and connection.resume():
-            self._selector.modify(connection.sock, selectors.EVENT_READ, connection)
-        if events & selectors.EVENT_READ and not self._read(connection):
-            self._selector.unregister(connection.sock)
+    def _serve(self, connection: DataConnection, number: int, events: int) -> None:
+        if events & select.EPOLLOUT and connection.resume():
+            self._poll.modify(number, select.EPOLLIN)
+        if events & ~select.EPOLLOUT and not self._read(connection):  # what ends it is to be read, too
+            self._poll.unregister(number)
+            del self._connections[number]
             connection.sock.close()
             self._receiver.forget(connection)
 

@@ -17,6 +17,7 @@ import msgspec
 PREFIX = struct.Struct("<IQ")
 SCRATCH_BYTES = 256 * 1024  # one read of a busy socket brings a few hundred small requests
 MAX_HEADER_BYTES = 64 * 1024 * 1024  # a snapshot of a thousand models with labels takes a few MB
+JOIN_BYTES = 64 * 1024
 MAX_ID = 2**64 - 1
 ID_MARK = b"\xcf" + MAX_ID.to_bytes(8, "big")  # as msgpack has it
 
@@ -34,6 +35,13 @@ def frame(
     for blob in blobs:
         body += len(blob)
     return [PREFIX.pack(len(header), body) + header, *blobs]
+
+
+def joined(buffers: list[bytes | bytearray | memoryview]) -> list[bytes | bytearray | memoryview]:
+    """The same bytes to write: as one buffer where there are few, for a copy costs less than a piece of a write."""
+    if len(buffers) > 1 and sum(map(len, buffers)) <= JOIN_BYTES:
+        return [b"".join(buffers)]
+    return buffers
 
 
 class FrameTemplate:
