@@ -16,6 +16,7 @@ from compiler.datatypes import TORCH_TYPES
 from compiler.spec import ITEM_SIZES, TensorSpec
 
 MAX_SHAPES = 256  # whose tensors are kept; a model whose sizes are free may be asked for any
+LARGE = 1 << 18  # bytes of a batch: below, looking at each part as a tensor takes longer than copying it
 
 
 class Staging:
@@ -41,6 +42,9 @@ class Staging:
             self._bytes = memoryview(self._memory.numpy())  # type: ignore[arg-type]
             self._tensors.clear()
         at, on_gpu = 0, []
+        if len(parts) > 1 and size >= LARGE and all(map(_is_plain, parts)):
+            at = self._join(cast(Sequence[memoryview], parts))
+            parts = ()
         for part in parts:
             end = at + len(part)
             if isinstance(part, torch.Tensor):
@@ -58,6 +62,17 @@ class Staging:
                 self._tensors.clear()
             found = self._tensors[shape] = self._memory[:size].view(self._dtype).view(shape)
         return found
+
+    def _join(self, parts: Sequence[memoryview]) -> int:
+        """All in one call, without the interpreter's lock, which those who read and answer need meanwhile."""
+        end = sum(map(len, parts))
+        torch.cat([torch.frombuffer(part, dtype=torch.uint8) for part in parts], out=self._memory[:end])
+        return end
+
+
+def _is_plain(part: memoryview | torch.Tensor) -> bool:
+    """Whether torch can look at it as it is: of what is read-only it warns."""
+    return not isinstance(part, torch.Tensor) and not part.readonly and len(part) > 0
 
 
 def _gather(host: torch.Tensor, filled: int, parts: Sequence[tuple[int, torch.Tensor]]) -> torch.Tensor:
