@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+import timeit
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -27,9 +28,11 @@ import torch
 
 from compiler.spec import TensorSpec
 from service.bench.results import describe_machine, write_results
+from service.engine.batcher import Batcher, Policy, Run
 from service.engine.listener import DataConnection, Listener
 from service.engine.messages import Cancel, Infer, Result, Took
 from service.engine.models import ServedModel
+from service.engine.queues import Waiting
 from service.engine.served import Pending
 from service.engine.transport import FrameReader, frame, split
 from service.observe.recorders import BatchRecorder
@@ -40,6 +43,7 @@ from service.runtime.device import Device
 from service.runtime.runner import Runner
 
 BATCHES = (1, 8, 32)
+BUCKETS = (1, 2, 4, 8, 16, 32)
 ROUNDS, SECONDS = 7, 1.0
 SWITCH_INTERVAL_S = 0.0005  # as the engine's own
 DEADLINE_S = 1000.0  # from now: far, yet one that has to be kept in order
@@ -86,9 +90,9 @@ def press(path: str, told: Connection) -> None:
 def engine(path: str) -> Iterator[None]:
     """The MLP's own shapes around one multiplication, served in this process."""
     x, y = TensorSpec("x", "FP32", (-1, 64)), TensorSpec("y", "FP32", (-1, 10))
-    buckets, table = (1, 2, 4, 8, 16, 32), Batching(max_queue_size=10_000)
+    batching = Batching(max_queue_size=10_000)
     entry = Entry(
-        "mlp", "1", State.READY, inputs=(x,), outputs=(y,), max_batch_size=32, buckets=buckets, batching=table
+        "mlp", "1", State.READY, inputs=(x,), outputs=(y,), max_batch_size=32, buckets=BUCKETS, batching=batching
     )
     device, weight = Device("cpu", 1), torch.rand(64, 10)
     runner = Runner(lambda inputs: (inputs[0] @ weight,), device, entry.inputs, entry.outputs)
@@ -111,6 +115,21 @@ def measure(told: Connection, burst: int, deadline: float | None) -> dict[str, f
     return {"cpu_us": round(statistics.median(costs), 2), "requests_per_s": round(statistics.median(rates))}
 
 
+def batcher_cost(deadline: float | None) -> float:
+    """Microseconds per request of the batcher alone, 32 at a time; the least of many rounds, as the rest is noise."""
+    batcher = Batcher(Policy(32, BUCKETS))
+    batcher.measured({size: 0.0001 + size * 1e-6 for size in BUCKETS})
+
+    def batch() -> None:
+        for _ in range(32):
+            batcher.add(Waiting(1, ((64,),), 0.0, deadline))
+        run = batcher.poll(0.0)
+        assert isinstance(run, Run), "an idle instance never waits"
+        batcher.finished(run, 0.0001)
+
+    return round(min(timeit.repeat(batch, number=50, repeat=60)) / 50 / 32 * 1e6, 2)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path)
@@ -130,8 +149,10 @@ def main() -> None:
                 print(f"{key:<28} {found[key]['cpu_us']:7.2f} µs {found[key]['requests_per_s']:9.0f} requests/s")
         ours.send(None)
         client.join()
+    alone = {"without": batcher_cost(None), "with": batcher_cost(DEADLINE_S)}
+    print(f"the batcher alone: {alone['without']} µs a request, {alone['with']} µs with a deadline")
     if out is not None:
-        write_results(out, {"machine": describe_machine(), "engine": found})
+        write_results(out, {"machine": describe_machine(), "engine": found, "batcher_us": alone})
 
 
 if __name__ == "__main__":
