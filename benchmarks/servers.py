@@ -35,15 +35,23 @@ class Server:
 @contextmanager
 def plain_server() -> Iterator[Server]:
     """FastAPI and torch in one process: benchmarks/baseline."""
+    with _uvicorn("benchmarks.baseline.app:app") as server:
+        yield server
+
+
+@contextmanager
+def asgi_floor() -> Iterator[Server]:
+    """An ASGI callable that does nothing, under uvicorn."""
+    with _uvicorn("benchmarks.floors.asgi:app", "--lifespan", "off") as server:
+        yield server
+
+
+@contextmanager
+def rpc_floor() -> Iterator[Server]:
+    """A handler of bytes that does nothing, under grpc.aio."""
     (port,) = free_ports(1)
-    command = [sys.executable, "-m", "uvicorn", "benchmarks.baseline.app:app", "--port", str(port), "--no-access-log"]
-    process = subprocess.Popen([*command, "--log-level", "warning"], cwd=ROOT)
-    try:
-        _wait_until_listening(process, port)
-        yield Server(f"http://127.0.0.1:{port}", "", process.pid)
-    finally:
-        process.terminate()
-        process.wait()
+    with _running([sys.executable, "-m", "benchmarks.floors.rpc", str(port)], port) as pid:
+        yield Server("", f"127.0.0.1:{port}", pid)
 
 
 @contextmanager
@@ -55,6 +63,25 @@ def torchere_server() -> Iterator[Server]:
             yield Server(server.http, f"127.0.0.1:{server.grpc_port}", server.process.pid)
 
 
+@contextmanager
+def _uvicorn(app: str, *options: str) -> Iterator[Server]:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--no-access-log", "--log-level", "warning"]
+    with _running([*command, *options], port) as pid:
+        yield Server(f"http://127.0.0.1:{port}", "", pid)
+
+
+@contextmanager
+def _running(command: list[str], port: int) -> Iterator[int]:
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        _wait_until_listening(process, port)
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def _wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + LISTEN_TIMEOUT_S
     while True:
@@ -62,5 +89,5 @@ def _wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         if process.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit("the plain server does not listen: see its message above")
+            raise SystemExit("the server does not listen: see its message above")
         time.sleep(POLL_S)

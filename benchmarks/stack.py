@@ -5,7 +5,8 @@
 An MLP 64-64-10, which costs nothing, and a small CNN on (3,64,64) float32, each over HTTP with binary tensors, HTTP
 with JSON and gRPC at concurrency 1, 8 and 64, one row a request. `torchere bench`'s own engine is the client.
 Both servers run all the time, and for each concurrency they are pressed one right after the other, in several rounds;
-of each the round of median rate is told. Ratios are to the plain server at the same concurrency.
+of each the round of median rate is told. Ratios are to the plain server at the same concurrency. The MLP's requests
+also go to servers that do nothing with them (benchmarks/floors): what is left of torchere's time is its own.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.servers import Server, plain_server, torchere_server
+from benchmarks.servers import Server, asgi_floor, plain_server, rpc_floor, torchere_server
 from service.bench.inputs import Spec, random_tensors
 from service.bench.levels import Level, parse_concurrency
 from service.bench.messages import Protocol, Target
@@ -43,6 +44,7 @@ from service.tensors import to_numpy
 SPECS = {"mlp": Spec("x", "FP32", (-1, 64)), "cnn": Spec("image", "FP32", (-1, 3, 64, 64))}
 TITLES = {"mlp": "MLP 64-64-10", "cnn": "CNN on (3,64,64) float32"}
 PLAIN = "plain FastAPI, JSON"
+FLOORS = {"http": "nothing under uvicorn", "grpc": "nothing under grpc.aio"}
 KINDS = {"http": "torchere, HTTP binary", "http-json": "torchere, HTTP JSON", "grpc": "torchere, gRPC"}
 TIMEOUT_S = 30.0  # 64 images as JSON keep the plain server busy for seconds
 PLAIN_WIDTH = 180
@@ -69,6 +71,17 @@ def plain_request(server: Server, model: str) -> Request:
     body = json.dumps({spec.name: to_numpy(tensor).tolist()}).encode()
     payload = http_request(f"{host}:{port}", f"/{model}/infer", body)
     return Request(Target("http", host, int(port), payload, TIMEOUT_S), 1)
+
+
+def floors(asgi: Server, rpc: Server, torchere: Server) -> Iterator[Contender]:
+    """The same bytes that torchere gets, sent to servers that do nothing with them."""
+    for protocol, server in (("http", asgi), ("grpc", rpc)):
+        url = torchere.grpc if protocol == "grpc" else torchere.http
+        subject = Subject(url, "mlp", cast(Protocol, protocol), timeout_s=TIMEOUT_S)
+        request = build_request(subject)
+        port = int((server.grpc or server.http).rpartition(":")[2])
+        moved = msgspec.structs.replace(request.target, port=port)
+        yield Contender("mlp", FLOORS[protocol], dataclasses.replace(request, target=moved), server.pid)
 
 
 def contenders(plain: Server, torchere: Server) -> Iterator[Contender]:
@@ -102,8 +115,8 @@ def no_statistics() -> dict[str, Any] | None:
 def run(levels: Sequence[Level], terms: Terms, rounds: int) -> list[Row]:
     """A row for each contender and level, the levels of a contender one after the other."""
     found: dict[tuple[str, str, Level], list[Result]] = {}
-    with plain_server() as plain, torchere_server() as torchere:
-        every = list(contenders(plain, torchere))
+    with plain_server() as plain, torchere_server() as torchere, asgi_floor() as asgi, rpc_floor() as rpc:
+        every = [*contenders(plain, torchere), *floors(asgi, rpc, torchere)]
         order = [(each, level) for model in SPECS for each in every if each.model == model for level in levels]
         turns = sorted(order, key=lambda turn: (list(SPECS).index(turn[0].model), turn[1].concurrency))  # stable
         for _ in range(rounds):
