@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import socket
@@ -200,6 +201,8 @@ class Frontend:
         self._http = HttpServer(config)
         self._http_task = asyncio.create_task(self._http.serve(sockets=[http_socket]))
         await self._http.is_listening.wait()
+        gc.collect()
+        gc.freeze()  # what is here now stays: later collections need not look at it, and come oftener for what does not
         return Started(os.getpid(), http_port=http_socket.getsockname()[1], grpc_port=self._rpc.port)
 
     async def _drain(self) -> int:
