@@ -26,10 +26,10 @@ FULL_BATCH = http_request("poison", [[1, 1]] * 8)  # 50 ms of work: twenty of th
 
 @pytest.fixture(scope="module")
 def server(cache: Path, logs: Path) -> Iterator[RunningServer]:
-    flags = ("--models", "poison", "--models", "patient", "--frontends", "2")
-    with RunningServer(
-        ROOT / "tests/models", cache, logs, *flags, "--batch-timeout-s", str(BATCH_TIMEOUT_S)
-    ) as running:
+    flags = ["--models", "poison", "--models", "patient", "--frontends", "2"]
+    flags += ["--batch-timeout-s", str(BATCH_TIMEOUT_S)]
+    flags += ["--rerun-timeout-s", "100"]  # where other tests run beside these, an engine takes long to come back
+    with RunningServer(ROOT / "tests/models", cache, logs, *flags) as running:
         # Nothing is compiled any more: what is measured here is not measured beside a compiler.
         running.wait_for(lambda: not is_compiling(running), "everything to be compiled")
         yield running
