@@ -1,15 +1,15 @@
 """An image file to the tensor a model takes, as its `image:` declaration in model.yaml says.
 
-Pillow decodes; this file decides size and layout. The doors of `infer.py` ask.
+Pillow decodes, and is imported with the first image; this file decides size and layout. The doors of `infer.py` ask.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from compiler.spec import TensorSpec
 from service.errors import InvalidInput
@@ -17,6 +17,9 @@ from service.repository.catalog import Entry
 from service.repository.config import ImageInput
 from service.rest.rows import explain
 from service.tensors import NUMPY_TYPES, Buffer, Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 CONTENT_TYPES = {b"image/png": "PNG", b"image/jpeg": "JPEG", b"image/jpg": "JPEG"}
 BEGINNINGS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
@@ -48,6 +51,8 @@ def read_file(entry: Entry, body: bytes) -> Tensor:
 
 def decode_image(body: Buffer, file_format: str, image: ImageInput, spec: TensorSpec) -> Tensor:
     """One row: shape [1,H,W,C] or [1,C,H,W] as `spec` has it; values 0 to 255. Raises InvalidInput."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
     try:
         with Image.open(io.BytesIO(body), formats=[file_format]) as opened:
             if opened.width * opened.height > MAX_PIXELS:
@@ -69,6 +74,8 @@ def decode_image(body: Buffer, file_format: str, image: ImageInput, spec: Tensor
 
 def fit_image(picture: Image.Image, width: int, height: int, image: ImageInput) -> Image.Image:
     """`crop`: the centre in the target's aspect ratio, `crop_fraction` of what fits; `pad`: all; `stretch`: warped."""
+    from PIL import Image, ImageOps
+
     if image.fit == "stretch":
         return picture.resize((width, height), Image.Resampling.BICUBIC)
     if image.fit == "pad":
