@@ -18,6 +18,7 @@ from tests.service.rpc.fakes import FakePlane, answer_with, serving
 EXPECTED = {
     Code.INVALID: "INVALID_ARGUMENT",
     Code.UNKNOWN_SEQUENCE: "INVALID_ARGUMENT",
+    Code.NOT_LOADED: "UNAVAILABLE",
     Code.NOT_FOUND: "NOT_FOUND",
     Code.UNAVAILABLE: "UNAVAILABLE",
     Code.QUEUE_FULL: "UNAVAILABLE",
@@ -59,6 +60,7 @@ def test_our_client_turns_statuses_back_into_the_same_codes() -> None:
     back = {code: CODES.get(status, Code.FAILED) for code, status in STATUS.items()}
     assert {code: found for code, found in back.items() if code is not found} == {
         Code.UNKNOWN_SEQUENCE: Code.INVALID,
+        Code.NOT_LOADED: Code.UNAVAILABLE,
         Code.QUEUE_FULL: Code.UNAVAILABLE,
         Code.EXHAUSTED: Code.TOO_LARGE,
     }
