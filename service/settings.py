@@ -111,7 +111,10 @@ class Settings(BaseModel):
         0, ge=0, le=256, description="Processes that speak HTTP and gRPC; 0: one for every four cores, at least one."
     )
     threads: int = Field(
-        0, ge=0, le=1024, description="Threads that compute one batch on the CPU; 0: one for every core."
+        0,
+        ge=0,
+        le=1024,
+        description="Threads that compute one batch on the CPU; 0: one for every core. Small models run on one.",
     )
     compile_jobs: int = Field(
         1,
