@@ -16,6 +16,7 @@ import msgspec
 
 PREFIX = struct.Struct("<IQ")
 SCRATCH_BYTES = 256 * 1024  # one read of a busy socket brings a few hundred small requests
+OWN_BYTES = 32 * 1024  # a frame from here on is read into memory of its own: two copies less, under the lock
 MAX_HEADER_BYTES = 64 * 1024 * 1024  # a snapshot of a thousand models with labels takes a few MB
 JOIN_BYTES = 64 * 1024
 MAX_ID = 2**64 - 1
@@ -68,8 +69,8 @@ class FrameTemplate:
 class FrameReader(Generic[T]):
     """Fill `buffer()` from a socket, tell `received(count)`: it yields each whole (message, body) that has arrived.
 
-    A frame that does not fit the scratch buffer gets one of its own, which its tensors then keep alive; small ones
-    are copied out. Raises msgspec.DecodeError or ValueError where the peer does not speak this protocol.
+    A large frame gets a buffer of its own, which its tensors then keep alive; small ones are copied out of the scratch
+    buffer. Raises msgspec.DecodeError or ValueError where the peer does not speak this protocol.
     """
 
     def __init__(self, types: type[T]) -> None:
@@ -99,10 +100,12 @@ class FrameReader(Generic[T]):
                 raise ValueError(f"a message of {header_size} bytes is not one of ours")
             total = PREFIX.size + header_size + body_size
             if self._filled - at < total:
-                if total > SCRATCH_BYTES:
+                if total > OWN_BYTES:
                     self._target = bytearray(total)
                 break
-            yield self._decode(memoryview(bytes(view[at : at + total])), header_size)
+            whole = view[at : at + total]
+            # What is large stays writable: torch takes it as it is, where a batch is laid.
+            yield self._decode(memoryview(bytes(whole) if total <= OWN_BYTES else bytearray(whole)), header_size)
             at += total
         rest = bytes(view[at : self._filled])
         self._target[: len(rest)] = rest
