@@ -50,3 +50,14 @@ def test_an_output_that_is_an_input_is_not_overwritten_by_the_next_batch() -> No
     outputs, _ = subject.run(rows(1), [(1, 2)])
     subject.run(rows(9), [(1, 2)])
     assert read(outputs) == [1, 1]
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray], ids=["read-only", "writable"])
+def test_rows_of_a_large_batch_lie_in_order_and_what_they_do_not_fill_is_zero(kind: type) -> None:
+    spec = TensorSpec("x", "FP32", (-1, 50_000))
+    subject = Runner(lambda inputs: (inputs[0] + 0,), Device("cpu", threads=1), [spec], [spec])
+    for values in ([1, 2, 3, 4], [5, 6]):
+        parts = [memoryview(kind(np.full((1, 50_000), value, np.float32).tobytes())) for value in values]
+        (output,), _ = subject.run([parts], [(4, 50_000)])
+        got = np.frombuffer(output.data, np.float32).reshape(output.shape)
+        assert got.min(axis=1).tolist() == got.max(axis=1).tolist() == [*values, 0, 0][:4]
