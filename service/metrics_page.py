@@ -27,9 +27,9 @@ one folder; what a process counted stays when it dies, and counters never go bac
 says that the sidecar lives. Dashboards, alerts and what to do about them: [monitoring](monitoring.md).
 
 * **Formats**, by what the scraper accepts: the Prometheus text format, OpenMetrics (with exemplars: the trace of the
-  last request in each latency bucket that is traced, here or by its client: docs/tracing.md), and Prometheus' protobuf format with **native
-  histograms** (schema {schema}, 9 % between two bounds) beside the classic buckets. Prometheus asks for the last one
-  when native histograms are switched on in it. `Accept-Encoding: gzip` is answered.
+  last request in each latency bucket that is traced, here or by its client: docs/tracing.md), and Prometheus' protobuf
+  format with **native histograms** (schema {schema}, 9 % between two bounds) beside the classic buckets. Prometheus
+  asks for the last one when native histograms are switched on in it. `Accept-Encoding: gzip` is answered.
 * **Several replicas** are added up by Prometheus: no label names a process that a client could have reached, and all
   bounds are the same everywhere. Quantiles come from histograms (`histogram_quantile`), never from averages of them.
 * **Labels are bounded**: `model` and `version` are those that are served. What was asked of no model is counted under

@@ -196,7 +196,10 @@ def metrics_folder(chosen: Path | None) -> Iterator[Path]:
             chosen = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="torchere-metrics-")))
         chosen.mkdir(parents=True, exist_ok=True)
         os.environ[DIRECTORY_VARIABLE] = str(chosen)
-        yield chosen
+        try:
+            yield chosen
+        finally:
+            del os.environ[DIRECTORY_VARIABLE]
 
 
 @functools.cache

@@ -18,8 +18,8 @@ import yaml
 from click.testing import CliRunner
 
 from service.cli import main
-from service.observe.sidecar import main as sidecar
 from service.farewell import LEAVE_MARGIN_S
+from service.observe.sidecar import main as sidecar
 from service.settings import PREFIX, Settings, default_text, variable
 
 ROOT = Path(__file__).parents[2]

@@ -164,10 +164,7 @@ def test_every_call_has_a_line_and_no_secret_is_in_it(tmp_path: Any, caplog: pyt
     with caplog.at_level(logging.DEBUG):
         asyncio.run(check())
     service = CALL.partition("/")[0]
-    assert access(caplog) == [
-        (f"{service}/ServerLive", "OK"),
-        (CALL, "OK"),
-        (CALL, "UNAUTHENTICATED"),
-        (f"{service}/ServerMetadata", "UNAUTHENTICATED"),
-    ]
+    first, second, *refused = access(caplog)
+    assert (first, second) == ((f"{service}/ServerLive", "OK"), (CALL, "OK"))
+    assert sorted(refused) == [(CALL, "UNAUTHENTICATED"), (f"{service}/ServerMetadata", "UNAUTHENTICATED")]
     assert not any(SECRET in str(vars(record)) for record in caplog.records)
