@@ -145,6 +145,19 @@ def test_containers_are_started_as_the_program_wants(overlay: str) -> None:
                 pytest.fail(f"unknown command {other}")
 
 
+@kustomize
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_one_container_publishes_what_the_other_counts(overlay: str) -> None:
+    (pod,) = [pod for pod in pods(overlay) if len(pod["spec"]["containers"]) == 2]
+    server, publisher = pod["spec"]["containers"]
+    environment = {each["name"]: each["value"] for each in server["env"]}
+    assert environment["TORCHERE_METRICS_SIDECAR"] == "no", "both would bind the port of the Pod"
+    directory = publisher["args"][publisher["args"].index("--directory") + 1]
+    assert environment["TORCHERE_METRICS_DIRECTORY"] == directory
+    for container in (server, publisher):
+        assert ("metrics", directory) in [(each["name"], each["mountPath"]) for each in container["volumeMounts"]]
+
+
 def test_the_runtime_of_kserve_is_started_as_the_program_wants() -> None:
     (container,) = runtime()["spec"]["containers"]
     assert variables_of(container) <= set(map(variable, Settings.model_fields))
