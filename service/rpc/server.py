@@ -21,8 +21,10 @@ from protos import inference_pb2_grpc
 from service.control import Control
 from service.observe.watching import Watcher
 from service.rpc.access import AccessInterceptor
+from service.rpc.familiar import Familiar
 from service.rpc.guard import GuardInterceptor
 from service.rpc.health import SERVICE, Health
+from service.rpc.lane import InferLane
 from service.rpc.servicer import Inference, Servicer
 from service.security import Guard
 from service.tls import Tls
@@ -79,12 +81,24 @@ async def start_rpc(
     stopping = asyncio.Event()
     health = Health(lambda: control.is_ready)
     servicer = Servicer(plane, control, stopping, options.watcher)
-    inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    lane = InferLane(Familiar(plane), plane.templates, servicer.ModelInfer, options.watcher)
+    server.add_generic_rpc_handlers((lane,))  # before the servicer's: the first that knows a call answers it
+    inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, _Unregistered(server))  # type: ignore[no-untyped-call]
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection((SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
     bound = _bind(server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", options.tls)
     await server.start()
     return RpcServer(server, health, stopping, bound)
+
+
+class _Unregistered:
+    """A server that takes handlers as generic ones alone: those that are registered are asked before any other."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
+        """They came as generic ones too."""
 
 
 def _interceptors(options: RpcOptions) -> list[grpc.aio.ServerInterceptor[Any, Any]]:

@@ -20,10 +20,12 @@ from service.control import Control
 from service.errors import NotFound, ServiceError
 from service.observe.traceparent import TRACEPARENT, TRACESTATE
 from service.observe.watching import LEFT, Asking, Watch, Watcher
+from service.repository.catalog import Catalog
 from service.rpc.admin import AdminCalls
 from service.rpc.codec import decode, encode
 from service.rpc.errors import Context, Refusals, status_of
 from service.rpc.stream import run_stream, wants_status_on_error
+from service.template import Templates
 from service.tensors import InferRequest, InferResponse
 from service.timing import ASK, is_wanted, server_timing
 
@@ -33,8 +35,14 @@ OK, CANCELLED = "OK", "CANCELLED"
 
 
 class Inference(Protocol):
-    """What the servicer asks of `plane.py`."""
+    """What the doors of gRPC ask of `plane.py`."""
 
+    @property
+    def catalog(self) -> Catalog: ...
+    @property
+    def is_draining(self) -> bool: ...
+    @property
+    def templates(self) -> Templates: ...
     async def infer(self, request: InferRequest) -> InferResponse: ...
     def stream(self, request: InferRequest) -> AsyncGenerator[InferResponse]: ...
     def refused(self, request: InferRequest, error: ServiceError) -> None: ...

@@ -26,6 +26,13 @@ from tests.fakes import FakeCounter, FakeEngines, ParentInProcess, catalog, entr
 Answer = Callable[[InferRequest], InferResponse | Exception]
 
 
+class NoTemplates:
+    """No request is plain: all go the usual way."""
+
+    def make(self, request: InferRequest) -> None:
+        return None
+
+
 class FakePlane:
     """Answers each request with `answer(request)`, after `gate` opens where one is set; remembers what it was asked."""
 
@@ -40,6 +47,7 @@ class FakePlane:
         self.regions = Regions()
         self.is_ready = True
         self.is_draining = False
+        self.templates: Any = NoTemplates()
         self._answer = answer or echo
 
     def encoded(self, response: InferResponse, seconds: float) -> None:
