@@ -43,7 +43,7 @@ says that the sidecar lives. Dashboards, alerts and what to do about them: [moni
 
   which needs to read the folder only. Both must run on one node: locks on the files tell the living from the dead.
 * **GPUs** need the driver and `pip install 'torchere[nvml]'`; without, their metrics are absent.
-* **Cost**, as published in `benchmarks/results/metrics.json` (two cores, client beside the server): a scrape of 100 models
+* **Cost**, as in `benchmarks/results/metrics.json` (two cores, client beside the server): a scrape of 100 models
   and five processes takes 20 to 45 ms in the median, by format. To count a request in a batch of eight takes 2.2 µs by
   itself, but where a request takes 37 µs in all, counting lowers the rate by 15 % (median of five rounds, which differ
   from -3 to 21 %): more than it should. Measure: `python -m benchmarks.metrics_cost`.
