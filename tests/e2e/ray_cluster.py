@@ -57,6 +57,8 @@ def main(config: str, folder: str) -> None:
     def answer(value: object) -> None:
         print(json.dumps(value), file=answers, flush=True)
 
+    # Where Ray notes the cluster's address, whatever temp_dir says; it takes for granted that the folder is there.
+    Path("/tmp/ray").mkdir(exist_ok=True)
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
