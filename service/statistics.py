@@ -137,7 +137,7 @@ def model_statistics(name: str, version: str, totals: dict[Key, Totals]) -> dict
             "cache_hit": _duration(own.cache_hit_count, own.cache_hit_ns),
             "cache_miss": _duration(own.cache_miss_count, own.cache_miss_ns),
         },
-        "response_stats": {},  # of models that give several responses to a request: there are none
+        "response_stats": {},  # by number of the response, where a request has several: not counted
         "batch_stats": [{"batch_size": size, **_compute(each)} for size, each in batches],
         "memory_usage": [],
     }

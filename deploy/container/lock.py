@@ -20,7 +20,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 HEADER = "# Written by `make lock`: change pyproject.toml or deploy/container/lock.py, not this file.\n"
 
-EXTRAS = ("otel",)  # small, and whoever deploys an image cannot add to it
+EXTRAS = {  # small, and whoever deploys an image cannot add to it
+    "cpu": ("otel",),
+    "gpu": ("otel", "nvml"),
+}
 
 # The release that has been run on GPUs. Its packages of TensorRT are sources that fetch NVIDIA's own wheels as they are
 # installed, so that pip cannot resolve them on a machine without its index; they name each other's versions exactly.
@@ -65,7 +68,10 @@ def lock_gpu(dependencies: Sequence[str]) -> dict[str, str]:
 def main(target: str) -> None:
     """Print the lock of `cpu` or `gpu`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(each for extra in EXTRAS for each in project["optional-dependencies"][extra])]
+    wanted = [
+        *project["dependencies"],
+        *(each for extra in EXTRAS[target] for each in project["optional-dependencies"][extra]),
+    ]
     versions = {"cpu": lock_cpu, "gpu": lock_gpu}[target](wanted)
     lines = (f"{name}=={version}\n" for name, version in sorted(versions.items(), key=lambda item: item[0].lower()))
     sys.stdout.write(HEADER + "".join(lines))

@@ -74,7 +74,7 @@ def test_all_that_is_copied_is_there_and_sent() -> None:
 def test_the_lock_holds_what_the_project_asks_for(name: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     locked = pins(name)
-    extras = (*EXTRAS, "tensorrt") if name == "gpu" else EXTRAS
+    extras = (*EXTRAS[name], "tensorrt") if name == "gpu" else EXTRAS[name]
     wanted = project["dependencies"] + [each for extra in extras for each in project["optional-dependencies"][extra]]
     for each in map(Requirement, wanted):
         version = locked.get(canonicalize_name(each.name))
