@@ -8,6 +8,7 @@ from __future__ import annotations
 from deploy.grafana.dashboard import Dashboard, Section, places
 from deploy.grafana.expressions import BAD, CLIENTS, EXPECTED, PLACE, SERVICE, quantile, rate, share
 from deploy.grafana.panels import (
+    GREEN,
     ORANGE,
     OUTCOMES,
     RED,
@@ -205,14 +206,24 @@ SATURATION = (
         "none",
         Query(f"sum by (process) (increase(torchere_process_restarts_total{{{SERVICE}}}[1h]))", "{{process}}"),
     )
-    .sized(12, 7)
+    .sized(8, 7)
     .limited((1, RED)),
     lines(
         "Processes",
         "Processes that live, by kind.",
         "none",
         Query(f"sum by (process) (torchere_processes{{{SERVICE}}})", "{{process}}"),
-    ).sized(12, 7),
+    ).sized(8, 7),
+    lines(
+        "Traces",
+        "Requests whose trace was exported; dropped, because too many waited; or failed: the collector did not take it.",
+        "reqps",
+        Query(rate("torchere_traces_total", SERVICE, "outcome"), "{{outcome}}"),
+    )
+    .sized(8, 7)
+    .stacked()
+    .coloured({"exported": GREEN, "dropped": ORANGE, "failed": RED})
+    .absent("nothing is traced"),
 )
 
 BY_VERSION = "sum by (model, version)"

@@ -31,7 +31,7 @@ LABELS |= {name: {"job", "model"} for name in RECORDED}
 LABELS |= {"up": set(), "ALERTS": {"alertname", "alertstate", "severity"}}
 OF_PROMETHEUS = {"namespace", "pod", "instance", "job"}
 VALUES = {
-    "outcome": {"success", "cancelled", "failed", *OUTCOMES.values(), *Outcome.__args__},  # type: ignore[attr-defined]
+    "outcome": {"success", "cancelled", "failed", "exported", "dropped", *OUTCOMES.values(), *Outcome.__args__},  # type: ignore[attr-defined]
     "phase": {"queue", *PHASES, "encode"},
     "protocol": {"http", "grpc", InnerRecorder.PROTOCOL},
     "process": {"engine", "builder"},

@@ -21,6 +21,7 @@ from service.observe import metrics
 from service.observe.exposition import TEXT_TYPE, expose
 from service.observe.families import families
 from service.observe.merge import Merged, words_of
+from tests.e2e.collector import Collector
 from tests.e2e.conftest import ROOT
 from tests.e2e.prometheus import DEPLOYED, PROGRAM, Job, RunningPrometheus, filled, judged
 from tests.e2e.running import RunningServer
@@ -140,8 +141,10 @@ def load(server: RunningServer) -> Iterator[None]:
 def prometheus(repository: Path, tmp_path_factory: pytest.TempPathFactory, logs: Path) -> Iterator[RunningPrometheus]:
     """The service is scraped twice, as if on a machine and as if in a pod, each with a GPU beside it."""
     folder = tmp_path_factory.mktemp("prometheus")
-    server = RunningServer(repository, folder / "cache", logs, "--startup", "fallback", "--frontends", "1")
-    with exporter() as gpus:
+    with Collector() as collector, exporter() as gpus:
+        flags = ["--startup", "fallback", "--frontends", "1"]
+        flags += ["--tracing", "--trace-endpoint", collector.url, "--trace-ratio", "0"]
+        server = RunningServer(repository, folder / "cache", logs, *flags)
         address = f"127.0.0.1:{server.metrics_port}"
         jobs: list[Job] = [
             ("torchere", address, MACHINE),
