@@ -5,8 +5,8 @@
 One service for each F; its processes are bound to the first C cores, for one C after the other, while the engine of
 `torchere bench` presses from the last cores (a quarter of them; where there are fewer than four, from all). The MLP
 costs nothing, so the stack is all that is seen; the CNN, on all the service's cores, shows what frontends cost a model
-that needs the processor. Told beside the rate: how many cores the frontends and the engine kept busy. An engine of one core
-is as much as its lock allows: more frontends cannot help then.
+that needs the processor. Told beside the rate: how many cores the frontends and the engine kept busy. An engine of one
+core is as much as its lock allows: more frontends cannot help then.
 """
 
 from __future__ import annotations
