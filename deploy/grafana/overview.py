@@ -216,7 +216,7 @@ SATURATION = (
     ).sized(8, 7),
     lines(
         "Traces",
-        "Requests whose trace was exported; dropped, because too many waited; or failed: the collector did not take it.",
+        "Requests whose trace was exported; dropped, as too many waited; or failed: the collector did not take it.",
         "reqps",
         Query(rate("torchere_traces_total", SERVICE, "outcome"), "{{outcome}}"),
     )
