@@ -26,6 +26,7 @@ import click
 from service import __version__
 from service import settings as configuration
 from service.bench.command import bench
+from service.client.options import Server, identity_options, server_options
 from service.flags import options
 from service.observe.store import metrics_folder
 from service.ray_serve.command import deploy
@@ -33,7 +34,7 @@ from service.security import SCOPES, append_line, token_line
 from service.triton_flags import translate, triton_options
 
 if TYPE_CHECKING:
-    from service.serve import Server
+    from service.serve import Server as Running
 
 CONFIG_OPTION = click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="Settings file (YAML). Default: ./torchere.yaml."
@@ -44,9 +45,6 @@ JSON_OPTION = click.option(
 )
 # What decides under which key a model lies in the cache, and where that is.
 WHERE = ("model_repository", "cache_dir", "device", "threads", "compile_timeout_s", "trust")
-URL_OPTION = click.option(
-    "--url", default="http://127.0.0.1:8000", show_default=True, envvar="TORCHERE_URL", help="The server's address."
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -75,7 +73,7 @@ def serve(config_file: Path | None, **given: Any) -> None:
 
         set_up_logging(settings.log_format, settings.log_level, "torchere")
 
-        def settled(running: Server) -> None:
+        def settled(running: Running) -> None:
             print_startup(running.catalog.entries(), running.addresses, settings.log_format)
 
         try:
@@ -119,21 +117,21 @@ def compile_command(
 
 
 @main.group(invoke_without_command=True)
-@URL_OPTION
+@server_options
 @JSON_OPTION
 @click.pass_context
-def models(context: click.Context, url: str, as_json: bool) -> None:
+def models(context: click.Context, server: Server, as_json: bool) -> None:
     """Show the models of a running server, or (show) what the compiler made of one."""
     if context.invoked_subcommand is None:
-        _list_models(url, as_json)
+        _list_models(server, as_json)
 
 
 @models.command("list")
-@URL_OPTION
+@server_options
 @JSON_OPTION
-def list_models(url: str, as_json: bool) -> None:
+def list_models(server: Server, as_json: bool) -> None:
     """Show the models of a running server: state, reason, what serves them, inputs and outputs."""
-    _list_models(url, as_json)
+    _list_models(server, as_json)
 
 
 @models.command("show")
@@ -160,34 +158,43 @@ def show_model(
 @main.command()
 @click.argument("model")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@URL_OPTION
+@server_options
 @click.option("--version", "model_version", default="", help="The version of the model. Default: the server's choice.")
 @click.option("--top", default=5, show_default=True, help="How many classes to print; 0 prints the raw outputs.")
-def infer(model: str, files: tuple[Path, ...], url: str, model_version: str, top: int) -> None:
+def infer(model: str, files: tuple[Path, ...], server: Server, model_version: str, top: int) -> None:
     """Run FILES through a model of a running server and print the answers.
 
     A FILE is an image (.png, .jpg) for a model that takes images, or JSON: {"inputs": {NAME: VALUES}}.
     """
     from service.client.console import infer_files
 
-    if not infer_files(url, model, model_version, files, top):
+    if not infer_files(server, model, model_version, files, top):
         sys.exit(1)
 
 
 @main.command()
 @click.option("--live", is_flag=True, help="Ask only whether it is up, not whether it serves all that it should.")
 @click.option("--timeout", "timeout_s", default=3.0, show_default=True, help="Seconds to wait for its answer.")
-@options("host", "http_port", "http_prefix", "tls_certificate")
+@identity_options
+@options("host", "http_port", "http_prefix", "tls_certificate", "tls_key", "tls_client_ca")
 @CONFIG_OPTION
-def health(live: bool, timeout_s: float, config_file: Path | None, **given: Any) -> None:
-    """Ask the server on this machine how it is: the exit status is 0 or 1. For the probes of containers."""
+def health(
+    live: bool, timeout_s: float, certificate: Path | None, key: Path | None, config_file: Path | None, **given: Any
+) -> None:
+    """Ask the server on this machine how it is: the exit status is 0 or 1. For the probes of containers.
+
+    Where the server wants certificates of its clients (mutual TLS), it is shown --cert, by default its own.
+    """
     from service.health import why_not
 
     settings = _settings(config_file, given)
+    if certificate is None and settings.tls_client_ca is not None:
+        certificate, key = settings.tls_certificate, settings.tls_key
     reason = why_not(
         "live" if live else "ready",
         (settings.host, settings.http_port),
         tls=settings.tls_certificate is not None,
+        identity=(certificate, key) if certificate is not None else None,
         timeout_s=timeout_s,
         prefix=settings.http_prefix,
     )
@@ -266,10 +273,10 @@ main.add_command(bench)
 main.add_command(deploy)
 
 
-def _list_models(url: str, as_json: bool) -> None:
+def _list_models(server: Server, as_json: bool) -> None:
     from service.client.console import show_models
 
-    if not show_models(url, as_json):
+    if not show_models(server, as_json):
         sys.exit(1)
 
 

@@ -21,6 +21,7 @@ import msgspec
 import uvicorn
 import uvloop
 
+from service.certificates import Certificates
 from service.control import Control
 from service.engine.client import EngineClients
 from service.engine.link import FrameProtocol, inherited_socket
@@ -41,7 +42,7 @@ from service.rpc.server import RpcOptions, RpcServer, start_rpc
 from service.security import Guard, TokenFileError, make_guard
 from service.settings import Settings
 from service.statistics import Statistics
-from service.tls import Tls, TlsError, check_tls, make_tls
+from service.tls import TlsError, make_tls
 from service.tracing import Watched, make_watched
 
 log = logging.getLogger("torchere.frontend")
@@ -174,11 +175,10 @@ class Frontend:
             app = create_app(self._plane, self._control, settings, guard)
             app.lane.watcher = self._watched.watcher
             tls = make_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-            if tls is not None:
-                check_tls(tls)
+            certificates = Certificates(tls) if tls is not None else None
             self._rpc = await start_rpc(
                 *(self._plane, self._control, settings.host, settings.grpc_port),
-                _rpc_options(settings, tls, guard, self._watched.watcher),
+                _rpc_options(settings, certificates, guard, self._watched.watcher),
             )
         except (TlsError, TokenFileError) as error:
             return StartFailed(str(error))  # the files have changed since the parent tried them
@@ -196,8 +196,10 @@ class Frontend:
             server_header=False,
             proxy_headers=False,  # nothing here asks for the client's address
             timeout_keep_alive=75,  # longer than the usual 60 s of a load balancer, which must be the one to close
-            **(tls.uvicorn_options() if tls is not None else {}),
         )
+        config.load()
+        if certificates is not None:
+            config.ssl = certificates.context
         self._http = HttpServer(config)
         self._http_task = asyncio.create_task(self._http.serve(sockets=[http_socket]))
         await self._http.is_listening.wait()
@@ -231,8 +233,12 @@ class Frontend:
         return catalog.entry(model, version).rung if catalog.has(model, version) else ""
 
 
-def _rpc_options(settings: Settings, tls: Tls | None, guard: Guard | None, watcher: Watcher | None) -> RpcOptions:
-    return RpcOptions(settings.max_body_bytes, settings.frontends > 1, tls, guard, settings.restricted_status, watcher)
+def _rpc_options(
+    settings: Settings, certificates: Certificates | None, guard: Guard | None, watcher: Watcher | None
+) -> RpcOptions:
+    return RpcOptions(
+        settings.max_body_bytes, settings.frontends > 1, certificates, guard, settings.restricted_status, watcher
+    )
 
 
 def main() -> None:

@@ -9,23 +9,35 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+from pathlib import Path
 from typing import Literal
 
 PATHS = {"live": "/v2/health/live", "ready": "/v2/health/ready"}
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # a server that listens everywhere is asked here
 MAX_REASON_BYTES = 2048
 
+Identity = tuple[Path, Path | None]  # a certificate and its key, or both in one file
+
 
 def why_not(
-    question: Literal["live", "ready"], address: tuple[str, int], *, tls: bool, timeout_s: float, prefix: str = ""
+    question: Literal["live", "ready"],
+    address: tuple[str, int],
+    *,
+    tls: bool,
+    identity: Identity | None = None,
+    timeout_s: float,
+    prefix: str = "",
 ) -> str:
     """ "" where the server says yes within `timeout_s`, else what it said, or why it said nothing.
 
-    `prefix` is what every path of the server begins with.
+    `identity` is for a server that wants certificates of its clients; `prefix` is what every path of it begins with.
     """
     host, port = ANY_ADDRESS.get(address[0], address[0]), address[1]
     try:
-        connection = _connect(host, port, tls, timeout_s)
+        connection = _connection((host, port), tls, identity, timeout_s)
+    except OSError as error:
+        return f"the certificate {' and its key '.join(map(str, filter(None, identity or ())))} cannot be used: {error}"
+    try:
         connection.request("GET", prefix + PATHS[question])
         answer = connection.getresponse()
         text = answer.read(MAX_REASON_BYTES).decode(errors="replace")
@@ -37,11 +49,16 @@ def why_not(
     return f"{host}:{port} answers {answer.status}: {_reason(text)}"
 
 
-def _connect(host: str, port: int, tls: bool, timeout_s: float) -> http.client.HTTPConnection:
+def _connection(
+    address: tuple[str, int], tls: bool, identity: Identity | None, timeout_s: float
+) -> http.client.HTTPConnection:
     if not tls:
-        return http.client.HTTPConnection(host, port, timeout=timeout_s)
+        return http.client.HTTPConnection(*address, timeout=timeout_s)
     # To oneself, over loopback: the certificate is made out to another name.
-    return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=ssl._create_unverified_context())
+    context = ssl._create_unverified_context()
+    if identity is not None:
+        context.load_cert_chain(*identity)
+    return http.client.HTTPSConnection(*address, timeout=timeout_s, context=context)
 
 
 def _reason(text: str) -> str:

@@ -1,13 +1,12 @@
-"""Certificates: whether they can be used, told before anything starts, and as HTTP and gRPC need them.
+"""Certificates: which files belong together, and whether they can be used, told before anything starts.
 
-Knows no server. `startup.py` checks, `frontend.py` hands them to the two doors.
+Knows no server. `startup.py` checks; `certificates.py` follows the files while the service runs.
 """
 
 from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -22,13 +21,6 @@ class Tls(msgspec.Struct, frozen=True):
     certificate: Path
     key: Path
     client_authority: Path | None = None
-
-    def uvicorn_options(self) -> dict[str, Any]:
-        """As `uvicorn.Config` takes them."""
-        options: dict[str, Any] = {"ssl_certfile": str(self.certificate), "ssl_keyfile": str(self.key)}
-        if self.client_authority is not None:
-            options |= {"ssl_ca_certs": str(self.client_authority), "ssl_cert_reqs": int(ssl.CERT_REQUIRED)}
-        return options
 
 
 def make_tls(certificate: Path | None, key: Path | None, client_authority: Path | None) -> Tls | None:

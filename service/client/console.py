@@ -1,12 +1,11 @@
 """What `torchere models` and `torchere infer` print: a running server's models, and its answers to files.
 
-Uses `rest.py`; knows no torch.
+Uses `rest.py`; knows no torch. `options.py` has what names the server.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from service.client.options import Server
 from service.client.rest import RestClient, content_type_of
-from service.errors import ServiceError
+from service.errors import InvalidInput, ServiceError
 
-TOKEN_VARIABLE = "TORCHERE_TOKEN"  # and SSL_CERT_FILE names an authority that this machine does not trust anyway
 PLAIN_WIDTH = 160  # where the output is a file or a pipe, lines must not be folded at 80
 
 
-def show_models(url: str, as_json: bool) -> bool:
-    """Print the models of the server at `url`; False where it does not answer."""
+def show_models(server: Server, as_json: bool) -> bool:
+    """Print the models of the server; False where it does not answer."""
     try:
-        with _connect(url) as client:
+        with _connect(server) as client:
             models = client.models()
     except ServiceError as error:
         return _complain(error)
@@ -54,20 +53,29 @@ def describe_state(model: Mapping[str, Any]) -> str:
     return f"{model['state']}: {reason}" if reason else str(model["state"])
 
 
-def infer_files(url: str, model: str, version: str, files: Sequence[Path], top: int) -> bool:
+def infer_files(server: Server, model: str, version: str, files: Sequence[Path], top: int) -> bool:
     """Print the answer for each file; False where one of them got none."""
-    with _connect(url) as client:
-        for file in files:
-            try:
+    try:
+        with _connect(server) as client:
+            for file in files:
                 outputs = client.infer_by_name(model, file.read_bytes(), content_type_of(file), version, top)
-            except ServiceError as error:
-                return _complain(error)
-            _show_outputs(file, outputs, top)
+                _show_outputs(file, outputs, top)
+    except ServiceError as error:
+        return _complain(error)
     return True
 
 
-def _connect(url: str) -> RestClient:
-    return RestClient(url, token=os.environ.get(TOKEN_VARIABLE, ""))
+def _connect(server: Server) -> RestClient:
+    try:
+        return RestClient(
+            server.url,
+            token=server.token,
+            authority=server.authority,
+            certificate=server.certificate,
+            key=server.key,
+        )
+    except OSError as error:  # a file that OpenSSL cannot use, too
+        raise InvalidInput(f"{server.options} cannot be used: {error.strerror or error}: give files in PEM") from error
 
 
 def _show_outputs(file: Path, outputs: dict[str, Any], top: int) -> None:

@@ -4,7 +4,8 @@
     client.infer("digits", {"image": np.zeros((1, 1, 8, 8), np.float32)})["probabilities"]
 
 A server that asks for a `token` gets it; `authority` is the file by which its certificate is judged, in PEM, where that
-is none that this machine trusts anyway. Knows no torch. `rpc.py` is the same over gRPC.
+is none that this machine trusts anyway; `certificate` and `key` are the client's own, for mutual TLS. Knows no torch.
+`rpc.py` is the same over gRPC.
 """
 
 from __future__ import annotations
@@ -30,10 +31,22 @@ IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 class RestClient:
     """Synchronous; one connection pool; use it as a context manager or call `close`."""
 
-    def __init__(self, url: str, timeout_s: float = 60.0, *, token: str = "", authority: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout_s: float = 60.0,
+        *,
+        token: str = "",
+        authority: Path | None = None,
+        certificate: Path | None = None,
+        key: Path | None = None,
+    ) -> None:
+        """Raises OSError, ssl.SSLError being one, where a file cannot be used; `key` may stand in `certificate` too."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        verify = True if authority is None else ssl.create_default_context(cafile=authority)
-        self._http = httpx.Client(base_url=url, timeout=timeout_s, headers=headers, verify=verify)
+        context = httpx.create_ssl_context() if authority is None else ssl.create_default_context(cafile=authority)
+        if certificate is not None:
+            context.load_cert_chain(certificate, key)
+        self._http = httpx.Client(base_url=url, timeout=timeout_s, headers=headers, verify=context)
 
     def __enter__(self) -> Self:
         return self

@@ -53,15 +53,26 @@ SECURE = "grpcs://"
 class RpcClient:
     """One connection to `url` ("host:port"), opened at the first call; safe to share between threads.
 
-    "grpcs://host:port" is TLS; `authority` is the file by which the server's certificate is judged, in PEM. `token` is
-    for a server that asks for one.
+    "grpcs://host:port" is TLS; `authority` is the file by which the server's certificate is judged, in PEM;
+    `certificate` and `key` are the client's own, for mutual TLS. `token` is for a server that asks for one.
     """
 
-    def __init__(self, url: str, *, token: str = "", authority: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str = "",
+        authority: Path | None = None,
+        certificate: Path | None = None,
+        key: Path | None = None,
+    ) -> None:
         options = [("grpc.max_send_message_length", NO_LIMIT), ("grpc.max_receive_message_length", NO_LIMIT)]
         address = url.removeprefix("grpc://")
         if address.startswith(SECURE):
-            known = grpc.ssl_channel_credentials(authority.read_bytes() if authority is not None else None)
+            files = (
+                path.read_bytes() if path is not None else None for path in (authority, key or certificate, certificate)
+            )
+            known = grpc.ssl_channel_credentials(*files)
             self._channel = grpc.secure_channel(address.removeprefix(SECURE), known, options=options)
         else:
             self._channel = grpc.insecure_channel(address, options=options)

@@ -16,9 +16,10 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import orjson
 
+from service.certificates import Certificates
 from service.errors import ServiceError, Unauthenticated
 from service.security import Guard, Operation, TokenFile
-from service.tls import Tls, check_tls
+from service.tls import Tls
 
 READ_METRICS = Operation("statistics", "metrics")
 REQUEST_TIMEOUT_S = 10  # a client that says nothing holds a thread no longer
@@ -50,7 +51,7 @@ def serve_metrics(
     scrape: Scrape, host: str, port: int, tls: Tls | None = None, tokens: TokenFile | None = None
 ) -> WSGIServer:
     """Serve it in a thread. Raises OSError where the port is taken, TlsError where a certificate is unsound."""
-    context = check_tls(tls) if tls is not None else None
+    context = Certificates(tls).context if tls is not None else None
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     bound = type("BoundServer", (_Server,), {"address_family": found[0]})
     app = metrics_app(scrape)

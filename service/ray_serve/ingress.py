@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, cast
 
+from service.certificates import Certificates
 from service.control import Control
 from service.engine.messages import Change
 from service.errors import Unsupported
@@ -26,7 +27,7 @@ from service.rpc.server import RpcOptions, RpcServer, start_rpc
 from service.security import make_guard
 from service.settings import Settings
 from service.statistics import Key, Totals
-from service.tls import check_tls, make_tls
+from service.tls import make_tls
 
 log = logging.getLogger("torchere.ray")
 
@@ -80,10 +81,9 @@ class Ingress:
         self._following = asyncio.create_task(self._deployments.follow())
         settings = self._settings
         tls = make_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-        if tls is not None:
-            check_tls(tls)
+        certificates = Certificates(tls) if tls is not None else None
         # Replicas of one node share the port, and the kernel spreads connections over them.
-        options = RpcOptions(settings.max_body_bytes, True, tls, self._guard, settings.restricted_status)
+        options = RpcOptions(settings.max_body_bytes, True, certificates, self._guard, settings.restricted_status)
         self._rpc = await start_rpc(self._plane, self._control, settings.host, settings.grpc_port, options)
         log.info("gRPC on %s:%d", settings.host, self._rpc.port)
 

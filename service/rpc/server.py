@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from protos import inference_pb2_grpc
+from service.certificates import Certificates, Held
 from service.control import Control
 from service.observe.watching import Watcher
 from service.rpc.access import AccessInterceptor
@@ -27,7 +28,6 @@ from service.rpc.health import SERVICE, Health
 from service.rpc.lane import InferLane
 from service.rpc.servicer import Inference, Servicer
 from service.security import Guard
-from service.tls import Tls
 
 MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC holds the limit in a signed 32 bit integer, and protobuf stops at 2 GiB too
 
@@ -40,7 +40,7 @@ class RpcOptions(msgspec.Struct, frozen=True):
 
     max_message_bytes: int = MAX_MESSAGE_BYTES
     reuse_port: bool = False
-    tls: Tls | None = None
+    tls: Certificates | None = None
     guard: Guard | None = None
     restricted_status: Literal["forbidden", "unavailable"] = "forbidden"
     watcher: Watcher | None = None
@@ -125,7 +125,7 @@ def _channel_options(options: RpcOptions) -> list[tuple[str, int]]:
     ]
 
 
-def _bind(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:
+def _bind(server: grpc.aio.Server, address: str, tls: Certificates | None) -> int:
     sentence = f"cannot listen on {address}: the address is in use, unknown or not permitted"
     try:
         port = server.add_secure_port(address, _credentials(tls)) if tls else server.add_insecure_port(address)
@@ -136,10 +136,24 @@ def _bind(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:
     return port
 
 
-def _credentials(tls: Tls) -> grpc.ServerCredentials:
-    authority = tls.client_authority
-    return grpc.ssl_server_credentials(
-        [(tls.key.read_bytes(), tls.certificate.read_bytes())],
-        root_certificates=authority.read_bytes() if authority is not None else None,
-        require_client_auth=authority is not None,
+def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
+    """They are asked at each handshake, in a thread of gRPC's, whether they were renewed."""
+    last = certificates.current()
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal last
+        held = certificates.current()
+        if held is last:
+            return None
+        last = held
+        return _configuration(held)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(last),
+        renewed,  # type: ignore[arg-type]  # the stubs have forgotten None, which is: as before
+        certificates.is_mutual,
     )
+
+
+def _configuration(held: Held) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(held.key, held.certificate)], held.client_authority)

@@ -21,7 +21,7 @@ from service.errors import Forbidden, Unauthenticated, Unavailable
 from service.security import SCOPES, token_line
 from tests.e2e.conftest import ROOT
 from tests.e2e.running import RunningServer
-from tests.service.certificates import Certificates, make_certificates
+from tests.service.certificates import Files, make_certificates
 
 INPUTS = {"x": np.ones((1, 4), np.float32), "y": np.ones((1, 4), np.float32)}
 
@@ -30,7 +30,7 @@ class Secured(msgspec.Struct, frozen=True):
     """The server, and what its clients need."""
 
     server: RunningServer
-    files: Certificates
+    files: Files
 
     @property
     def url(self) -> str:

@@ -10,7 +10,7 @@ import trustme
 from service.tls import Tls
 
 
-class Certificates(msgspec.Struct, frozen=True):
+class Files(msgspec.Struct, frozen=True):
     """Files in PEM."""
 
     authority: Path
@@ -29,13 +29,13 @@ class Certificates(msgspec.Struct, frozen=True):
         return Tls(self.certificate, self.key, self.authority)
 
 
-def make_certificates(folder: Path) -> Certificates:
+def make_certificates(folder: Path) -> Files:
     """Write them to `folder`."""
     authority = trustme.CA()
     server = authority.issue_cert("localhost", "127.0.0.1")
     client = authority.issue_cert("client@example.org")
     stranger = trustme.CA().issue_cert("stranger@example.org")
-    made = Certificates(*(folder / f"{name}.pem" for name in Certificates.__struct_fields__))
+    made = Files(*(folder / f"{name}.pem" for name in Files.__struct_fields__))
     authority.cert_pem.write_to_path(str(made.authority))
     server.cert_chain_pems[0].write_to_path(str(made.certificate))
     server.private_key_pem.write_to_path(str(made.key))

@@ -2,47 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import socket
 import ssl
-import subprocess
-import sys
-import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 
+from service.certificates import Certificates
 from service.client.rest import RestClient
 from service.client.rpc import RpcClient
-from service.control import Control
 from service.observe.sidecar import arguments_of, publish
-from service.rest.protocol import lane_protocol
-from service.rpc.server import RpcOptions, start_rpc
 from service.security import TokenFile, token_line
 from service.settings import Settings
 from service.startup import StartupError, address_of, check_access
 from service.tls import Tls, TlsError, check_tls, make_tls
-from tests.service.certificates import Certificates, make_certificates
-from tests.service.rest.asking import Client
+from tests.service.certificates import Files, make_certificates
+from tests.service.doors import Doors
 
 ROWS = [[1.0, 2.5, -3.0]]
 DOUBLED = [[2.0, 5.0, -6.0]]
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
-def test_sound_certificates_are_taken(files: Certificates) -> None:
+def test_sound_certificates_are_taken(files: Files) -> None:
     assert check_tls(files.tls).verify_mode is ssl.CERT_NONE
     assert check_tls(files.mutual).verify_mode is ssl.CERT_REQUIRED
 
@@ -53,14 +43,14 @@ def refusal(tls: Tls) -> str:
     return str(caught.value)
 
 
-def test_a_file_that_is_missing_is_named(files: Certificates) -> None:
+def test_a_file_that_is_missing_is_named(files: Files) -> None:
     nowhere = Path("/nowhere.pem")
     assert refusal(Tls(nowhere, files.key)) == "tls_certificate /nowhere.pem cannot be read: No such file or directory"
     assert refusal(Tls(files.certificate, nowhere)).startswith("tls_key /nowhere.pem cannot be read")
     assert refusal(Tls(files.certificate, files.key, nowhere)).startswith("tls_client_ca /nowhere.pem cannot be read")
 
 
-def test_a_file_that_holds_something_else_is_named(files: Certificates, tmp_path: Path) -> None:
+def test_a_file_that_holds_something_else_is_named(files: Files, tmp_path: Path) -> None:
     other = tmp_path / "other.pem"
     other.write_text("not PEM")
     assert refusal(Tls(other, files.key)) == f"tls_certificate {other} holds no certificate in PEM"
@@ -68,11 +58,11 @@ def test_a_file_that_holds_something_else_is_named(files: Certificates, tmp_path
     assert refusal(Tls(files.certificate, files.key, other)) == f"tls_client_ca {other} holds no certificate in PEM"
 
 
-def test_a_key_of_another_certificate_is_told(files: Certificates) -> None:
+def test_a_key_of_another_certificate_is_told(files: Files) -> None:
     assert "is not the key of the certificate in tls_certificate" in refusal(Tls(files.certificate, files.client_key))
 
 
-def test_an_encrypted_key_is_told_and_nobody_is_asked_for_a_password(files: Certificates, tmp_path: Path) -> None:
+def test_an_encrypted_key_is_told_and_nobody_is_asked_for_a_password(files: Files, tmp_path: Path) -> None:
     from cryptography.hazmat.primitives import serialization as form
 
     key = form.load_pem_private_key(files.key.read_bytes(), None)
@@ -83,7 +73,7 @@ def test_an_encrypted_key_is_told_and_nobody_is_asked_for_a_password(files: Cert
     assert f"tls_key {locked} is encrypted" in refusal(Tls(files.certificate, locked))
 
 
-def test_what_belongs_together_is_asked_for(files: Certificates) -> None:
+def test_what_belongs_together_is_asked_for(files: Files) -> None:
     assert make_tls(None, None, None) is None
     for given, sentence in (
         ((files.certificate, None, None), "tls_certificate needs tls_key"),
@@ -94,7 +84,7 @@ def test_what_belongs_together_is_asked_for(files: Certificates) -> None:
             make_tls(*given)
 
 
-def test_the_service_does_not_start_with_what_cannot_be_used(files: Certificates, tmp_path: Path) -> None:
+def test_the_service_does_not_start_with_what_cannot_be_used(files: Files, tmp_path: Path) -> None:
     for settings, sentence in (
         ({"tls_certificate": files.certificate}, "tls_certificate needs tls_key"),
         ({"tls_certificate": files.certificate, "tls_key": files.client_key}, "is not the key"),
@@ -107,7 +97,7 @@ def test_the_service_does_not_start_with_what_cannot_be_used(files: Certificates
     check_access(Settings(tls_certificate=files.certificate, tls_key=files.key, metrics_tls=True))
 
 
-def test_addresses_say_how_the_doors_are_reached(files: Certificates) -> None:
+def test_addresses_say_how_the_doors_are_reached(files: Files) -> None:
     plain = Settings()
     secured = Settings(tls_certificate=files.certificate, tls_key=files.key, http_prefix="/ai")
     assert [address_of(plain, door, 1) for door in ("http", "grpc", "metrics")] == [
@@ -119,61 +109,6 @@ def test_addresses_say_how_the_doors_are_reached(files: Certificates) -> None:
     assert address_of(secured, "metrics", 1) == "http://127.0.0.1:1/metrics"
 
 
-class Doors:
-    """HTTP and gRPC as a frontend opens them, over engines that compute with numpy, in a thread of their own."""
-
-    def __init__(self, tls: Tls, token_file: Path) -> None:
-        self.http_port = self.grpc_port = 0
-        self._client = Client(token_file=token_file)
-        self._tls = tls
-        self._up = threading.Event()
-
-    async def _serve(self) -> None:
-        self.loop, self.done = asyncio.get_running_loop(), asyncio.Event()
-        control = Control(self._client.plane)
-        options = RpcOptions(tls=self._tls, guard=self._client.guard)
-        rpc = await start_rpc(self._client.plane, control, "127.0.0.1", 0, options)
-        app: Any = self._client.app
-        config = uvicorn.Config(
-            app,
-            http=lane_protocol(self._client.app.lane),
-            loop="none",
-            lifespan="off",
-            log_config=None,
-            **self._tls.uvicorn_options(),
-        )
-        http = uvicorn.Server(config)
-        listening = socket.create_server(("127.0.0.1", 0))
-        self.http_port, self.grpc_port = listening.getsockname()[1], rpc.port
-        config.load()
-        http.lifespan = config.lifespan_class(config)
-        await http.startup([listening])
-        self._up.set()
-        await self.done.wait()
-        await rpc.stop(0)
-        await http.shutdown([listening])
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[Doors]:
-        thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
-        thread.start()
-        assert self._up.wait(30)
-        try:
-            yield self
-        finally:
-            self.loop.call_soon_threadsafe(self.done.set)
-            thread.join(30)
-
-    def ask(self, *arguments: str | Path) -> Any:
-        script = Path(__file__).with_name("tls_calls.py")
-        words = [f"localhost:{self.http_port}", f"localhost:{self.grpc_port}", *map(str, arguments)]
-        done = subprocess.run(
-            [sys.executable, str(script), *words], capture_output=True, text=True, timeout=120, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-
 @pytest.fixture(scope="module")
 def token_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokens") / "tokens"
@@ -181,8 +116,8 @@ def token_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_unmodified_clients_and_ours_infer_over_tls_with_a_token(files: Certificates, token_file: Path) -> None:
-    with Doors(files.tls, token_file).open() as doors:
+def test_unmodified_clients_and_ours_infer_over_tls_with_a_token(files: Files, token_file: Path) -> None:
+    with Doors(Certificates(files.tls), token_file).open() as doors:
         assert doors.ask(files.authority, "right") == {"http": DOUBLED, "grpc": DOUBLED}
         rows = np.array(ROWS, np.float32)
         with RestClient(f"https://localhost:{doors.http_port}", token="right", authority=files.authority) as rest:
@@ -194,8 +129,8 @@ def test_unmodified_clients_and_ours_infer_over_tls_with_a_token(files: Certific
         assert wrong == {"http": "InferenceServerException", "grpc": "InferenceServerException"}
 
 
-def test_mutual_tls_lets_in_those_with_a_certificate_alone(files: Certificates, token_file: Path) -> None:
-    with Doors(files.mutual, token_file).open() as doors:
+def test_mutual_tls_lets_in_those_with_a_certificate_alone(files: Files, token_file: Path) -> None:
+    with Doors(Certificates(files.mutual), token_file).open() as doors:
         own = (files.client, files.client_key)
         assert doors.ask(files.authority, "right", *own) == {"http": DOUBLED, "grpc": DOUBLED}
         without = doors.ask(files.authority, "right")
@@ -213,7 +148,7 @@ def scrape(url: str, authority: Path | None, token: str = "") -> str:
         return str(answer.read().decode())
 
 
-def test_metrics_over_tls_for_those_with_the_scope(files: Certificates, token_file: Path, tmp_path: Path) -> None:
+def test_metrics_over_tls_for_those_with_the_scope(files: Files, token_file: Path, tmp_path: Path) -> None:
     server = publish(tmp_path, "127.0.0.1", 0, files.tls, TokenFile(token_file))
     url = f"https://localhost:{server.server_port}/metrics"
     try:
