@@ -75,7 +75,7 @@ class Frontend:
         store = process_store()
         assert store.directory is not None, "the parent names it"
         self._counter = RequestRecorder(store)
-        self._engines = EngineClients()
+        self._engines = EngineClients(self._counter.settle)
         self._plane = Plane(self._engines, self._counter)
         self._parent = ParentLink(lambda ask: self._send(ask))
         self._control = Control(

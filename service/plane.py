@@ -24,7 +24,7 @@ from service.patience import deadline_of, late_of
 from service.repository.catalog import Catalog, Entry
 from service.response_cache import ResponseCache, digest_inputs
 from service.shared_memory import CudaRegion, Regions, write_outputs
-from service.template import Sender, Templates
+from service.template import Sender, Tally, Templates
 from service.tensors import Buffer, InferRequest, InferResponse, RequestedOutput, Tensor
 
 MANY_RESPONSES = (
@@ -46,6 +46,7 @@ class Counter(Protocol):
     def finished(self, model: str, version: str, protocol: str, outcome: str, seconds: float, rows: int) -> None: ...
     def looked_up(self, model: str, version: str, is_kept: bool, seconds: float) -> None: ...
     def encoded(self, model: str, version: str, seconds: float) -> None: ...
+    def tally(self, model: str, version: str, protocol: str, rows: int) -> Tally: ...
     def traced(self, model: str, version: str, protocol: str, seconds: float, traceparent: str) -> None: ...
 
 
@@ -66,7 +67,7 @@ class Plane:
         self._counter = counter
         self._clock = clock
         self._next_id = os.getpid() << 32  # black boxes tell of the requests of all frontends
-        self.templates = Templates(self, engines)
+        self.templates = Templates(self, engines, counter.tally)
 
     def __repr__(self) -> str:
         return f"<Plane {self.in_flight} in flight{', draining' if self.is_draining else ''}, {self.catalog!r}>"
@@ -172,15 +173,19 @@ class Plane:
 
     def finished(self, request: InferRequest, version: str, outcome: str, started: float, rows: int) -> None:
         """Count a request that was under way."""
-        self.in_flight -= 1
-        if self.is_draining and not self.in_flight:
-            self._is_idle.set()
+        self.left()
         # A name that no model has must not become a label of a metric: version is "" until the model is found.
         model = request.model if version else ""
         seconds = self._clock() - started
         self._counter.finished(model, version, request.protocol, outcome, seconds, rows)
         if request.trace and outcome == "success":
             self._counter.traced(model, version, request.protocol, seconds, request.trace)
+
+    def left(self) -> None:
+        """One that was under way is so no more; it is counted elsewhere."""
+        self.in_flight -= 1
+        if self.is_draining and not self.in_flight:
+            self._is_idle.set()
 
     def encoded(self, response: InferResponse, seconds: float) -> None:
         """Count what turning a response into its protocol's bytes took."""

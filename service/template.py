@@ -34,6 +34,12 @@ class Receiver(Protocol):
     def refused(self, error: ServiceError) -> None: ...
 
 
+class Tally(Protocol):
+    """What counts an answer, given the moment at which its request came."""
+
+    def add(self, arrived: float, /) -> None: ...
+
+
 class Sender(Protocol):
     """What is asked of `engine/client.py`."""
 
@@ -46,15 +52,16 @@ class Sender(Protocol):
 class Template:
     """What all requests of one kind share. `sizes` are the bytes of its tensors, in the order of the request."""
 
-    __slots__ = ("_is_whole", "_order", "_picked", "entry", "frame", "message", "request", "rows", "sizes")
+    __slots__ = ("_is_whole", "_order", "_picked", "entry", "frame", "message", "request", "rows", "sizes", "tally")
 
-    def __init__(self, request: InferRequest, entry: Entry, message: Infer) -> None:
+    def __init__(self, request: InferRequest, entry: Entry, message: Infer, tally: Tally) -> None:
         self.request = structs.replace(
             request, inputs=tuple(structs.replace(tensor, data=b"") for tensor in request.inputs)
         )
         self.entry = entry
         self.message = message
         self.rows = message.rows
+        self.tally = tally
         self.sizes = tuple(len(tensor.data) for tensor in request.inputs)
         self.frame = FrameTemplate(message, sum(message.sizes))
         given = [tensor.name for tensor in request.inputs]
@@ -114,12 +121,16 @@ class Sent:
         return self._is_over
 
     def set_result(self, answer: Answer, /) -> None:
-        if self._end("success"):
-            try:
-                self._receiver.answered(*answer)
-            except Exception:  # a fault of ours must not end the connection to the engine, which all share
-                log.exception("an answer could not be sent")
-                self._receiver.refused(ExecutionFailed("internal error: the server's log has the details"))
+        if self._is_over:
+            return
+        self._is_over = True
+        self._template.tally.add(self._arrived)
+        self._templates.plane.left()
+        try:
+            self._receiver.answered(*answer)
+        except Exception:  # a fault of ours must not end the connection to the engine, which all share
+            log.exception("an answer could not be sent")
+            self._receiver.refused(ExecutionFailed("internal error: the server's log has the details"))
 
     def set_exception(self, error: ServiceError, /) -> None:
         if isinstance(error, NotLoaded) and self._again is None and not self._is_over:
@@ -146,7 +157,7 @@ class Sent:
             self.set_result(answer)
 
     def _end(self, outcome: str) -> bool:
-        """Count it; False where it had ended before."""
+        """Count that it failed; False where it had ended before."""
         if self._is_over:
             return False
         self._is_over = True
@@ -164,15 +175,17 @@ class Door(Protocol):
     def admit(self, request: InferRequest) -> Entry: ...
     def message(self, request: InferRequest, entry: Entry, rows: int) -> tuple[Infer, list[Buffer]]: ...
     def next_id(self) -> int: ...
+    def left(self) -> None: ...
     def finished(self, request: InferRequest, version: str, outcome: str, started: float, rows: int) -> None: ...
 
 
 class Templates:
     """Makes templates of a plane's requests and sends by them."""
 
-    def __init__(self, plane: Door, engines: Sender) -> None:
+    def __init__(self, plane: Door, engines: Sender, tally: Callable[[str, str, str, int], Tally]) -> None:
         self.plane = plane
         self.engines = engines
+        self._tally = tally
 
     def make(self, request: InferRequest) -> Template | None:
         """The template of requests like this one. Raises what the plane would."""
@@ -182,7 +195,8 @@ class Templates:
         if not _is_plain(request, entry):
             return None
         message, _ = self.plane.message(request, entry, rows)
-        return Template(request, entry, structs.replace(message, id=0))
+        tally = self._tally(request.model, entry.version, request.protocol, rows)
+        return Template(request, entry, structs.replace(message, id=0), tally)
 
     def send(self, template: Template, blobs: Sequence[Buffer], arrived: float, receiver: Receiver) -> Sent:
         """Give it to an engine, with its tensors in the order of the request. The receiver may be told before this

@@ -160,6 +160,20 @@ class FakeCounter:
     def traced(self, model: str, version: str, protocol: str, seconds: float, traceparent: str) -> None:
         self.traces.append(traceparent)
 
+    def tally(self, model: str, version: str, protocol: str, rows: int) -> FakeTally:
+        return FakeTally(lambda: self.ended.append((model, version, protocol, "success", rows)))
+
+
+class FakeTally:
+    """Counts at once."""
+
+    def __init__(self, count: Callable[[], None]) -> None:
+        self._count = count
+
+    def add(self, arrived: float) -> None:
+        assert arrived > 0
+        self._count()
+
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, by its path."""

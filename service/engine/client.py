@@ -68,10 +68,11 @@ class Stream:
 
 
 class EngineClient:
-    """The connection to one engine."""
+    """The connection to one engine. `settle` is called when all answers of one read have been handed out."""
 
-    def __init__(self, address: EngineAddress) -> None:
+    def __init__(self, address: EngineAddress, settle: Callable[[], None] = lambda: None) -> None:
         self.address = address
+        self._settle = settle
         self._pending: dict[int, Waiter] = {}
         self._streams: dict[int, Stream] = {}
         self._protocol: FrameProtocol[Result | Failure] | None = None
@@ -140,7 +141,7 @@ class EngineClient:
             self._leave()
 
     def _open(self) -> FrameProtocol[Result | Failure]:
-        return FrameProtocol(Result | Failure, self._answered, self._lost)  # type: ignore[arg-type]
+        return FrameProtocol(Result | Failure, self._answered, self._lost, self._settle)  # type: ignore[arg-type]
 
     def close(self) -> None:
         if self._protocol is not None:
@@ -189,7 +190,8 @@ class EngineClient:
 class EngineClients:
     """All engines of the service, as the last snapshot told."""
 
-    def __init__(self) -> None:
+    def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
+        self._settle = settle
         self._clients: dict[EngineAddress, EngineClient] = {}
         self.resender = Resender(self._send)
 
@@ -202,7 +204,7 @@ class EngineClients:
             self._clients.pop(address).retire()
         for address in addresses:
             if address not in self._clients:
-                client = EngineClient(address)
+                client = EngineClient(address, self._settle)
                 try:
                     await client.connect()
                 except OSError as error:

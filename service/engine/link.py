@@ -24,15 +24,22 @@ LINK_VARIABLE = "TORCHERE_LINK"  # the number of the socket that a child inherit
 
 
 class FrameProtocol(asyncio.BufferedProtocol, Generic[T]):
-    """Calls `on_frame(message, body)` for each frame and `on_lost()` once when the peer is gone.
+    """Calls `on_frame(message, body)` for each frame, `on_read()` after those of one read, `on_lost()` when the peer goes.
 
     What is sent within one turn of the loop leaves in one write.
     """
 
-    def __init__(self, types: type[T], on_frame: Callable[[T, memoryview], None], on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        types: type[T],
+        on_frame: Callable[[T, memoryview], None],
+        on_lost: Callable[[], None],
+        on_read: Callable[[], None] = lambda: None,
+    ) -> None:
         self._reader = FrameReader(types)
         self._on_frame = on_frame
         self._on_lost = on_lost
+        self._on_read = on_read
         self._outgoing: list[bytes | bytearray | memoryview] = []
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
@@ -71,6 +78,7 @@ class FrameProtocol(asyncio.BufferedProtocol, Generic[T]):
     def buffer_updated(self, nbytes: int) -> None:
         for message, body in self._reader.received(nbytes):
             self._on_frame(message, body)
+        self._on_read()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from service.observe import metrics
+from service.observe.adding import series
 from service.observe.metrics import Metric
-from service.observe.recorders import series
 from service.observe.store import Series, Store, process_store
 
 if TYPE_CHECKING:

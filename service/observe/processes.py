@@ -12,7 +12,7 @@ from pathlib import Path
 
 from service import __version__
 from service.observe import metrics
-from service.observe.recorders import series
+from service.observe.adding import series
 from service.observe.store import Store
 
 PROC = Path("/proc")

@@ -10,32 +10,17 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from service.observe import metrics
+from service.observe.adding import BOUNDS, observing, place_all, series
 from service.observe.buckets import ROWS, SECONDS
-from service.observe.metrics import EXEMPLAR_WORDS, Metric
+from service.observe.metrics import EXEMPLAR_WORDS
 from service.observe.store import MASK, Series, Store
+from service.observe.tally import Tallies, Tally
 from service.observe.traceparent import parse_traceparent
 
-SECONDS_BOUNDS, ROWS_BOUNDS = SECONDS.bounds, ROWS.bounds
+ROWS_BOUNDS = ROWS.bounds
 COUNTED_AS_FAILED = ("failed", "rejected", "timeout", "cancelled")  # what is refused as invalid was no inference
 PHASES = ("stack", "copy_in", "compute", "copy_out")
 PARTS = ("input", "compute", "output")
-
-
-def series(store: Store, metric: Metric, *labels: str) -> Series:
-    """The words of a metric under these labels."""
-    assert len(labels) == len(metric.labels), metric.name
-    return store.series((metric.name, *labels), metric.size)
-
-
-def _observing(found: Series) -> Callable[[int], None]:
-    """Adds one value to a histogram of seconds. A closure: its names are found faster than attributes."""
-    words, total, first = found.words, found.at, found.at + 1
-
-    def observe(nanoseconds: int) -> None:
-        words[total] += nanoseconds
-        words[first + bisect_left(SECONDS_BOUNDS, nanoseconds)] += 1
-
-    return observe
 
 
 def _ending(store: Store, model: str, version: str, protocol: str, outcome: str) -> Callable[[float, int], None]:
@@ -53,7 +38,7 @@ def _ending(store: Store, model: str, version: str, protocol: str, outcome: str)
             spent = int(seconds * 1e9)
             ends[end] += 1
             words[total] += spent
-            words[first + bisect_left(SECONDS_BOUNDS, spent)] += 1
+            words[first + bisect_left(BOUNDS, spent)] += 1
             row_words[row] += rows
             last_words[at] = int(time.time() * 1000)
 
@@ -76,6 +61,18 @@ class RequestRecorder:
         self._ended: dict[tuple[str, str, str, str], Callable[[float, int], None]] = {}
         self._encoded: dict[tuple[str, str], Callable[[int], None]] = {}
         self._in_flight = series(store, metrics.IN_FLIGHT)
+        self._tallies = Tallies(store)
+
+    def tally(self, model: str, version: str, protocol: str, rows: int) -> Tally:
+        """What counts requests of one kind that succeed, with so many rows each: those of one turn of the loop at once.
+
+        It counts what `finished` and `encoded` do, for requests of which nothing more is to be told.
+        """
+        return self._tallies.make(model, version, protocol, rows)
+
+    def settle(self) -> None:
+        """Count now what was added to tallies: the answers are about to leave."""
+        self._tallies.settle()
 
     def finished(self, model: str, version: str, protocol: str, outcome: str, seconds: float, rows: int) -> None:
         """Count one request that ended; its latency only where it was answered. No model: no such model."""
@@ -90,7 +87,7 @@ class RequestRecorder:
         key = model, version
         observe = self._encoded.get(key)
         if observe is None:
-            observe = self._encoded[key] = _observing(series(self._store, metrics.PHASE, model, version, "encode"))
+            observe = self._encoded[key] = observing(series(self._store, metrics.PHASE, model, version, "encode"))
         observe(int(seconds * 1e9))
 
     def traced(self, model: str, version: str, protocol: str, seconds: float, traceparent: str) -> None:
@@ -144,9 +141,9 @@ class BatchRecorder:
         self._store = store
         self._lock = store.lock
         self._key = model, version
-        self._queue = _observing(series(store, metrics.PHASE, *self._key, "queue"))
-        self._phases = [_observing(series(store, metrics.PHASE, *self._key, phase)) for phase in PHASES]
-        self._input = _observing(series(store, metrics.INPUT, *self._key))
+        self._queue = series(store, metrics.PHASE, *self._key, "queue")
+        self._phases = [series(store, metrics.PHASE, *self._key, phase) for phase in PHASES]
+        self._phases.append(series(store, metrics.INPUT, *self._key))
         self._parts = [series(store, metrics.REQUEST_PHASE_SECONDS, *self._key, part) for part in PARTS]
         self._rows = series(store, metrics.BATCH, *self._key)
         self._padding = series(store, metrics.PADDING, *self._key)
@@ -180,23 +177,26 @@ class BatchRecorder:
         if times is None:
             times = self._times[rows] = series(self._store, metrics.BATCH_TIMES, *self._key, str(rows))
         stack_ns, copy_in_ns, compute_ns, copy_out_ns = phases_ns
-        shares, count = (stack_ns + copy_in_ns, compute_ns, copy_out_ns), len(queue_ns) + parts
+        input_ns, count = stack_ns + copy_in_ns, len(queue_ns) + parts
+        ordered = sorted(queue_ns)
         with self._lock:
-            for waited in queue_ns:
-                self._queue(waited)
-            for observe, spent in zip(self._phases, phases_ns, strict=True):
-                observe(spent)
-            self._input(shares[0])
+            self._queue.words[self._queue.at] += sum(ordered)
+            place_all(self._queue, ordered, BOUNDS)
+            for found, spent in zip(self._phases, (*phases_ns, input_ns), strict=True):
+                words, at = found.words, found.at
+                words[at] += spent
+                words[at + 1 + bisect_left(BOUNDS, spent)] += 1
             words, at = times.words, times.at
             words[at] += 1
-            for part, spent in zip(self._parts, shares, strict=True):
+            for part, spent in zip(self._parts, (input_ns, compute_ns, copy_out_ns), strict=True):
                 at += 1
                 words[at] += spent
                 part.words[part.at] += count * spent
             words, at = self._rows.words, self._rows.at
             words[at] += rows
             words[at + 1 + bisect_left(ROWS_BOUNDS, rows)] += 1
-            self._padding.words[self._padding.at] += bucket - rows
+            if bucket > rows:
+                self._padding.words[self._padding.at] += bucket - rows
 
     def depth(self, requests: int) -> None:
         """How many requests wait now."""

@@ -8,7 +8,6 @@ whole in one piece. All else, and whatever is refused, goes the usual way.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from service.engine.messages import Result
@@ -53,19 +52,18 @@ class Head:
 class Form:
     """A JSON text under a head: where its tensors lie behind it, and how its answers begin."""
 
-    __slots__ = ("_answers", "_parsed", "_plane", "_spans", "head", "template")
+    __slots__ = ("_answers", "_parsed", "_spans", "head", "template")
 
-    def __init__(self, head: Head, template: Template, parsed: ParsedRequest, plane: Plane) -> None:
+    def __init__(self, head: Head, template: Template, parsed: ParsedRequest) -> None:
         self.head = head
         self.template = template
-        self._plane = plane
         self._parsed = parsed
         self._spans: list[tuple[int, int]] = []
         at = 0
         for size in template.sizes:
             self._spans.append((at, at + size))
             at += size
-        self._answers: dict[object, tuple[bytes, InferResponse]] = {}
+        self._answers: dict[object, bytes] = {}
 
     def tensors(self, blobs: memoryview) -> list[memoryview]:
         """The tensors in what follows the JSON, in the order of the request."""
@@ -75,14 +73,10 @@ class Form:
 
     def answer(self, result: Result, blobs: Sequence[memoryview]) -> tuple[bytes, Sequence[memoryview]]:
         """What follows the status and the server's own headers: the rest of the head with the JSON, and the tensors."""
-        began = time.monotonic()
         key = result.shapes, result.sizes
-        start, response = self._answers.get(key) or self._encode(key, result, blobs)
-        picked = self.template.pick(blobs)
-        self._plane.encoded(response, time.monotonic() - began)
-        return start, picked
+        return self._answers.get(key) or self._encode(key, result, blobs), self.template.pick(blobs)
 
-    def _encode(self, key: object, result: Result, blobs: Sequence[memoryview]) -> tuple[bytes, InferResponse]:
+    def _encode(self, key: object, result: Result, blobs: Sequence[memoryview]) -> bytes:
         entry, request = self.template.entry, self.template.request
         outputs = self.template.outputs(result, blobs)
         response = InferResponse(entry.name, entry.version, request.id, outputs)
@@ -96,7 +90,7 @@ class Form:
         )
         if len(self._answers) >= MAX_ANSWERS:
             self._answers.clear()
-        found = self._answers[key] = b"\r\n".join(lines), InferResponse(entry.name, entry.version, "", ())
+        found = self._answers[key] = b"\r\n".join(lines)
         return found
 
 
@@ -162,7 +156,7 @@ class Familiar:
         if template is not None and not template.answers_in(parsed.binary, parsed.binary_default):
             template = None
         self._form_count += 1
-        form = head.forms[text] = None if template is None else Form(head, template, parsed.bare(), self._plane)
+        form = head.forms[text] = None if template is None else Form(head, template, parsed.bare())
         return form
 
 

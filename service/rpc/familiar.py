@@ -8,7 +8,6 @@ refused, goes the usual way of `codec.py`. Knows no call: `lane.py` asks, `servi
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Protocol
@@ -35,7 +34,7 @@ ONE_BYTE = 0x80  # lengths below take one byte
 
 Kind = tuple[bytes, int]  # what stands before the id, and how many bytes follow it
 # What stands before the id and after it, before each tensor, and the answer as it is counted.
-Answer = tuple[bytes, bytes, list[bytes], InferResponse]
+Answer = tuple[bytes, bytes, list[bytes]]
 
 
 class Maker(Protocol):
@@ -53,19 +52,15 @@ class Plane(Protocol):
     def is_draining(self) -> bool: ...
     @property
     def templates(self) -> Maker: ...
-    def encoded(self, response: InferResponse, seconds: float) -> None: ...
 
 
 class Form:
     """What follows the id, up to the first tensor; where the tensors lie behind it, and how its answers are written."""
 
-    __slots__ = ("_answers", "_middle", "_plane", "_rest", "_spans", "template")
+    __slots__ = ("_answers", "_middle", "_rest", "_spans", "template")
 
-    def __init__(
-        self, template: Template, plane: Plane, middle: bytes, raw: bytes, spans: list[tuple[int, int]]
-    ) -> None:
+    def __init__(self, template: Template, middle: bytes, raw: bytes, spans: list[tuple[int, int]]) -> None:
         self.template = template
-        self._plane = plane
         self._middle = middle
         self._spans = spans
         # What stands between two tensors: the next one's first byte and its length.
@@ -85,15 +80,12 @@ class Form:
 
     def answer(self, identity: bytes, result: Result, blobs: Sequence[memoryview]) -> bytes:
         """The whole ModelInferResponse; `identity` is the field of the id, as it came."""
-        began = time.monotonic()
         key = result.shapes, result.sizes
-        names, outputs, marks, response = self._answers.get(key) or self._encode(key, result, blobs)
+        names, outputs, marks = self._answers.get(key) or self._encode(key, result, blobs)
         parts: list[bytes | memoryview] = [names, identity, outputs]
         for mark, blob in zip(marks, self.template.pick(blobs), strict=True):
             parts += (mark, blob)
-        message = b"".join(parts)
-        self._plane.encoded(response, time.monotonic() - began)
-        return message
+        return b"".join(parts)
 
     def _encode(self, key: object, result: Result, blobs: Sequence[memoryview]) -> Answer:
         entry = self.template.entry
@@ -103,7 +95,7 @@ class Form:
         names = ModelInferResponse(model_name=entry.name, model_version=entry.version).SerializeToString()
         if len(self._answers) >= MAX_ANSWERS:
             self._answers.clear()
-        found = self._answers[key] = names, described, marks, InferResponse(entry.name, entry.version, "", ())
+        found = self._answers[key] = names, described, marks
         return found
 
 
@@ -195,7 +187,7 @@ class Familiar:
             return
         first = spans[0][0]
         behind = [(start - first, stop - first) for start, stop in spans]
-        known.forms.append(Form(template, self._plane, data[end:first], data[first:], behind))
+        known.forms.append(Form(template, data[end:first], data[first:], behind))
         self._form_count += 1
 
 

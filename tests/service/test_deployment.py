@@ -7,8 +7,8 @@ import pytest
 
 from service.deployment import Deployment
 from service.engine.messages import EngineAddress, Load, Loaded, LoadFailed, Unload
+from service.observe.adding import series
 from service.observe.metrics import BY_NAME
-from service.observe.recorders import series
 from service.observe.store import process_store
 from service.repository.catalog import Entry, State
 from tests.fakes import entry

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from service.observe import metrics
+from service.observe.adding import series
 from service.observe.merge import Reader
 from service.observe.metrics import Metric
-from service.observe.recorders import RequestRecorder, series
+from service.observe.recorders import RequestRecorder
 from service.observe.store import DIRECTORY_VARIABLE, FILE_PREFIX, Store, metrics_folder
 
 KEY = ("digits", "1")
@@ -114,7 +115,7 @@ def test_a_process_that_is_killed_is_known_as_dead(tmp_path: Path) -> None:
     program = """if True:
         import time
         from service.observe import metrics
-        from service.observe.recorders import series
+        from service.observe.adding import series
         from service.observe.store import process_store
         series(process_store(), metrics.PADDING, "digits", "1").add(5)
         series(process_store(), metrics.QUEUE_DEPTH, "digits", "1").set(3)
