@@ -1,6 +1,6 @@
 """AOTInductor: the exported program as a shared library, generated and compiled for this processor or GPU.
 
-Needs a C++ compiler to build and none to load. Its call holds Python's global lock: only engines run it.
+Needs a C++ compiler to build and none to load. `inductor_library.py` calls what was compiled for a processor.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from compiler.backends.inductor_library import CompiledLibrary, is_callable
 from compiler.datatypes import quiet_torchscript
 from compiler.errors import BuildFailed, ToolMissing
 from compiler.jobs import Built, Interface, Place
@@ -55,13 +55,20 @@ def build(opened: Opened, interface: Interface, place: Place, out: Path, rung: R
 
 
 def load(folder: Path, interface: Interface, device: str) -> Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]:
-    """Raises RuntimeError where the library does not fit this machine."""
+    """Raises RuntimeError where the library does not fit this machine.
+
+    Where torch's own loader is needed, a call on a processor holds Python's global lock as long as it computes.
+    """
+    package = folder / FILE_NAME
+    if device == "cpu" and is_callable(package):
+        return CompiledLibrary(package)
     index = int(device.partition(":")[2]) if device != "cpu" else -1
     if index >= 0:
         torch.cuda.init()  # type: ignore[no-untyped-call]  # before the library takes device memory
     with quiet_torchscript():  # torch imports classes that use the deprecated decorators
-        compiled = torch._inductor.aoti_load_package(str(folder / FILE_NAME), device_index=index)
-    return lambda inputs: tuple(pytree.tree_leaves(compiled(*inputs)))
+        compiled = torch._inductor.aoti_load_package(str(package), device_index=index)
+    run = compiled.loader.boxed_run  # tensors to tensors: nothing to parse at each call
+    return lambda inputs: tuple(run(list(inputs)))
 
 
 def _point_to_cuda() -> None:
