@@ -17,8 +17,8 @@ from typing import Protocol
 from msgspec import structs
 
 from service.checks import check_inputs, check_outputs
-from service.engine.client import Answer, Waiter
 from service.engine.messages import Infer, Result
+from service.engine.responses import Answer, Waiter
 from service.engine.transport import FrameTemplate
 from service.errors import OUTCOMES, Code, ExecutionFailed, Exhausted, NotLoaded, ServiceError
 from service.repository.catalog import Entry

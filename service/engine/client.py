@@ -7,75 +7,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
+import socket
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import Protocol
-
-import msgspec
 
 from service.engine import blackbox
+from service.engine.affinity import weight
+from service.engine.lending import LENT_BYTES, Dropped, FrontendEnd, Lender, Returned
 from service.engine.link import FrameProtocol
 from service.engine.messages import Cancel, EngineAddress, Failure, Infer, Result, Took
 from service.engine.rerun import Aftermath, EngineGone, look_back
 from service.engine.resend import Resender
-from service.engine.transport import FrameTemplate, split
-from service.errors import NotLoaded, ServiceError, UnknownSequence, from_inside
+from service.engine.responses import TELL_EVERY, Answer, Stream, Waiter
+from service.engine.transport import FrameTemplate, frame, lent_frame, split
+from service.errors import NotLoaded, UnknownSequence, from_inside
 
 log = logging.getLogger("torchere.frontend")
 
-Answer = tuple[Result, list[memoryview]]
 Blobs = Sequence[bytes | bytearray | memoryview]
-
-
-class Waiter(Protocol):
-    """What an answer is handed to: as to a future, but it is told at once, and once."""
-
-    def done(self) -> bool: ...
-    def set_result(self, answer: Answer, /) -> None: ...
-    def set_exception(self, error: ServiceError, /) -> None: ...
-
-
-TELL_EVERY = 8  # responses that were taken: half of what an engine sends ahead (steps.messages.WINDOW)
-
-
-class Stream:
-    """The responses of one request that have come and have yet to be taken."""
-
-    def __init__(self) -> None:
-        self.untold = 0
-        self.is_over = False
-        self._waiting: asyncio.Queue[Answer | ServiceError] = asyncio.Queue()
-
-    def put(self, answer: Answer | ServiceError) -> None:
-        self._waiting.put_nowait(answer)
-
-    async def next(self) -> Answer:
-        """Wait for the next. Raises the error that ends them."""
-        answer = await self._waiting.get()
-        if isinstance(answer, ServiceError):
-            self.is_over = True
-            raise answer
-        self.is_over = answer[0].is_final
-        self.untold += 1
-        return answer
-
-    def told(self) -> int:
-        """How many were taken since it was last asked."""
-        count, self.untold = self.untold, 0
-        return count
 
 
 class EngineClient:
     """The connection to one engine. `settle` is called when all answers of one read have been handed out."""
 
-    def __init__(self, address: EngineAddress, settle: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, address: EngineAddress, settle: Callable[[], None] = lambda: None, lender: Lender | None = None
+    ) -> None:
         self.address = address
         self._settle = settle
+        self._lender = lender
+        self._memory: FrontendEnd | None = None
         self._pending: dict[int, Waiter] = {}
         self._streams: dict[int, Stream] = {}
-        self._protocol: FrameProtocol[Result | Failure] | None = None
+        self._protocol: FrameProtocol[Result | Failure | Dropped] | None = None
         self._is_retired = False
 
     def __repr__(self) -> str:
@@ -92,7 +57,15 @@ class EngineClient:
     async def connect(self) -> None:
         """Raises OSError where the engine is not there."""
         loop = asyncio.get_running_loop()
-        _, self._protocol = await loop.create_unix_connection(self._open, self.address.path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, self.address.path)
+            self._memory = self._lender.greet(sock, self._return) if self._lender is not None else None
+            _, self._protocol = await loop.create_unix_connection(self._open, sock=sock)
+        except BaseException:
+            sock.close()
+            raise
 
     async def infer(self, message: Infer, blobs: Blobs) -> Answer:
         """The engine's answer. Raises the ServiceError that the engine reports, or EngineGone where it died."""
@@ -100,7 +73,7 @@ class EngineClient:
             raise _absent()
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._pending[message.id] = future
-        self._protocol.send(message, blobs)
+        self._ask(self._protocol, message, blobs)
         try:
             return await future
         except asyncio.CancelledError:
@@ -114,8 +87,21 @@ class EngineClient:
         """Send a request whose message is laid out; the waiter gets its answer, or what `infer` raises."""
         assert self._protocol is not None, "only those that are open are chosen"
         self._pending[number] = waiter
-        self._protocol.send_buffers([frame.begin(number), *blobs])
+        if self._memory is not None and frame.body_size >= LENT_BYTES and (body := self._memory.lend(number, blobs)):
+            self._protocol.send_buffers(frame.lent(number, body))
+        else:
+            self._protocol.send_buffers([frame.begin(number), *blobs])
         return self._withdraw
+
+    def _ask(self, protocol: FrameProtocol[Result | Failure | Dropped], message: Infer, blobs: Blobs) -> None:
+        """Send a request, what is large of it by way of shared memory."""
+        body = self._memory.lend(message.id, blobs) if self._memory is not None else None
+        protocol.send_buffers(frame(message, blobs) if body is None else lent_frame(message, body))
+
+    def _return(self, message: Returned) -> None:
+        """Of what the engine has lent, this is seen no more."""
+        if self._protocol is not None:
+            self._protocol.send(message)
 
     def _withdraw(self, number: int) -> None:
         """Its client has left."""
@@ -128,7 +114,7 @@ class EngineClient:
         if self._protocol is None or not self._protocol.is_open:
             raise _absent()
         stream = self._streams[message.id] = Stream()
-        self._protocol.send(message, blobs)
+        self._ask(self._protocol, message, blobs)
         try:
             while not stream.is_over:
                 yield await stream.next()
@@ -140,8 +126,14 @@ class EngineClient:
                 self._protocol.send(Cancel(message.id))
             self._leave()
 
-    def _open(self) -> FrameProtocol[Result | Failure]:
-        return FrameProtocol(Result | Failure, self._answered, self._lost, self._settle)  # type: ignore[arg-type]
+    def _open(self) -> FrameProtocol[Result | Failure | Dropped]:
+        return FrameProtocol(
+            Result | Failure | Dropped,  # type: ignore[arg-type]
+            self._answered,
+            self._lost,
+            self._settle,
+            self._memory.read if self._memory is not None else None,
+        )
 
     def close(self) -> None:
         if self._protocol is not None:
@@ -156,7 +148,11 @@ class EngineClient:
         if self._is_retired and not self.outstanding:
             self.close()
 
-    def _answered(self, message: Result | Failure, body: memoryview) -> None:
+    def _answered(self, message: Result | Failure | Dropped, body: memoryview) -> None:
+        if self._memory is not None and not (isinstance(message, Result) and not message.is_final):
+            self._memory.settled(message.id)
+        if isinstance(message, Dropped):
+            return
         stream = self._streams.get(message.id)
         if stream is not None:
             match message:
@@ -176,6 +172,8 @@ class EngineClient:
         self._leave()
 
     def _lost(self) -> None:
+        if self._memory is not None:
+            self._memory.lost()
         if not self.outstanding:
             return
         aftermath = _look_back(self.address)
@@ -191,6 +189,7 @@ class EngineClients:
     """All engines of the service, as the last snapshot told."""
 
     def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
+        self.lender: Lender | None = None  # set before there are any
         self._settle = settle
         self._clients: dict[EngineAddress, EngineClient] = {}
         self.resender = Resender(self._send)
@@ -204,7 +203,7 @@ class EngineClients:
             self._clients.pop(address).retire()
         for address in addresses:
             if address not in self._clients:
-                client = EngineClient(address, self._settle)
+                client = EngineClient(address, self._settle, self.lender)
                 try:
                     await client.connect()
                 except OSError as error:
@@ -273,19 +272,12 @@ async def _follow_sequence(usable: Sequence[EngineClient], message: Infer, blobs
     One that began while its engine was away lives on the next, so each is asked before it is unknown.
     """
     unknown: list[UnknownSequence] = []
-    for client in sorted(usable, key=lambda client: _weight(message, client.address.device), reverse=True):
+    for client in sorted(usable, key=lambda client: weight(message, client.address.device), reverse=True):
         try:
             return await client.infer(message, blobs)
         except UnknownSequence as error:
             unknown.append(error)
     raise unknown[0]
-
-
-def _weight(message: Infer, device: str) -> bytes:
-    """A sequence's own device is that with the largest; it changes only where that one goes or comes."""
-    assert message.sequence is not None, "only sequences have a place"
-    key = (message.model, message.version, message.sequence.id, device)
-    return hashlib.blake2b(msgspec.msgpack.encode(key), digest_size=8).digest()
 
 
 def _absent() -> NotLoaded:

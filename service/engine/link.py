@@ -24,7 +24,7 @@ LINK_VARIABLE = "TORCHERE_LINK"  # the number of the socket that a child inherit
 
 
 class FrameProtocol(asyncio.BufferedProtocol, Generic[T]):
-    """Calls `on_frame(message, body)` for each frame, `on_read()` after those of one read, `on_lost()` when the peer goes.
+    """Calls `on_frame(message, body)` for each frame, `on_read()` after those of a read, `on_lost()` as the peer goes.
 
     What is sent within one turn of the loop leaves in one write.
     """
@@ -35,8 +35,9 @@ class FrameProtocol(asyncio.BufferedProtocol, Generic[T]):
         on_frame: Callable[[T, memoryview], None],
         on_lost: Callable[[], None],
         on_read: Callable[[], None] = lambda: None,
+        read_lent: Callable[[memoryview], list[memoryview]] | None = None,
     ) -> None:
-        self._reader = FrameReader(types)
+        self._reader = FrameReader(types, read_lent)
         self._on_frame = on_frame
         self._on_lost = on_lost
         self._on_read = on_read

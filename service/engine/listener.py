@@ -6,14 +6,17 @@ Knows frames, not models: `worker.py` is told of each message, `transport.py` do
 from __future__ import annotations
 
 import logging
+import os
 import select
 import socket
 import threading
+from array import array
 from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
 
+from service.engine.lending import EngineEnd, Hello, Returned
 from service.engine.link import OutgoingBuffers
 from service.engine.messages import Cancel, Failure, Infer, Result, Took
 from service.engine.transport import FrameReader, frame, joined
@@ -26,6 +29,9 @@ SOCKET_BUFFER_BYTES = (
 
 
 BEAT_S = 1.0  # at least so often, with nothing to read
+FILES_BYTES = socket.CMSG_SPACE(2 * array("i").itemsize)
+
+Data = Infer | Cancel | Took | Hello | Returned
 
 
 class Receiver(Protocol):
@@ -44,14 +50,51 @@ class DataConnection:
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
         self.sock = sock
-        self.reader: FrameReader[Infer | Cancel | Took] = FrameReader(Infer | Cancel | Took)  # type: ignore[arg-type]
+        self.reader: FrameReader[Data] = FrameReader(Data)  # type: ignore[arg-type]
+        self.memory: EngineEnd | None = None  # what it shares
+        self._files: list[int] | None = None  # that came with its first words; None: nothing came yet
         self._listener = listener
         self._outgoing = OutgoingBuffers()
         self._lock = threading.Lock()
 
     def send(self, answers: Sequence[tuple[Result | Failure, Sequence[memoryview]]]) -> None:
         """Write the answers in one go."""
-        buffers = joined([buffer for message, blobs in answers for buffer in frame(message, blobs)])
+        make = frame if self.memory is None else self.memory.frame
+        self._send(joined([buffer for message, blobs in answers for buffer in make(message, blobs)]))
+
+    def receive(self) -> int:
+        """Read what has come into the reader's buffer; how many bytes. Raises BlockingIOError, OSError."""
+        if self._files is not None:
+            return self.sock.recv_into(self.reader.buffer())
+        count, ancillary, _, _ = self.sock.recvmsg_into([self.reader.buffer()], FILES_BYTES, socket.MSG_CMSG_CLOEXEC)
+        self._files = []
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                self._files += array("i", data[: len(data) - len(data) % array("i").itemsize])
+        return count
+
+    def meet(self, hello: Hello) -> None:
+        """Share the memory that came with it. Raises ValueError where it is not as announced, or came twice."""
+        files, self._files = self._files or [], []
+        self.memory = EngineEnd(hello, files)
+        self.reader.read_lent = self.memory.read
+
+    def cancelled(self, request_id: int) -> None:
+        """A request has been taken back: it may still be read."""
+        if self.memory is not None:
+            self.memory.cancelled(request_id)
+
+    def say_dropped(self) -> None:
+        """Tell of requests that were taken back and are not read any more."""
+        if self.memory is not None and (buffers := self.memory.dropped()):
+            self._send(buffers)
+
+    def close(self) -> None:
+        self.sock.close()
+        for file in self._files or ():
+            os.close(file)
+
+    def _send(self, buffers: Sequence[bytes | bytearray | memoryview]) -> None:
         with self._lock:
             waits_already = bool(self._outgoing)
             self._outgoing.extend(buffers)
@@ -102,7 +145,11 @@ class Listener:
     def _read_all(self) -> None:
         while True:
             self._receiver.beat()
-            for number, events in self._poll.poll(BEAT_S):
+            ready = self._poll.poll(BEAT_S)
+            if not ready:
+                for idle in self._connections.values():
+                    idle.say_dropped()
+            for number, events in ready:
                 connection = self._connections.get(number)
                 if connection is not None:
                     self._serve(connection, number, events)
@@ -129,18 +176,30 @@ class Listener:
         if events & ~select.EPOLLOUT and not self._read(connection):  # what ends it is to be read, too
             self._poll.unregister(number)
             del self._connections[number]
-            connection.sock.close()
+            connection.close()
             self._receiver.forget(connection)
 
     def _read(self, connection: DataConnection) -> bool:
         """False when the frontend is gone, or does not speak this protocol."""
         try:
-            count = connection.sock.recv_into(connection.reader.buffer())
+            count = connection.receive()
             for message, body in connection.reader.received(count):
-                self._receiver.handle(message, body, connection)
+                self._handle(message, body, connection)
+            connection.say_dropped()
         except BlockingIOError:
             return True
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             log.warning("a frontend's connection broke: %s", error)
             return False
         return count > 0
+
+    def _handle(self, message: Data, body: memoryview, connection: DataConnection) -> None:
+        match message:
+            case Hello():
+                connection.meet(message)
+            case Returned() if connection.memory is not None:
+                connection.memory.returned(message)
+            case Infer() | Cancel() | Took():
+                self._receiver.handle(message, body, connection)
+                if isinstance(message, Cancel):
+                    connection.cancelled(message.id)

@@ -4,13 +4,14 @@ Knows the messages only as things to encode. `client.py` (frontends) and `worker
 `link.py` for the words of parent and children.
 
 A frame is `uint32 header length, uint64 body length`, the message as msgpack, and the tensors one after the other.
+Where the first number has its highest bit set, the body says where tensors lie, as `lending.py` has it.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar, cast
 
 import msgspec
 
@@ -19,10 +20,12 @@ SCRATCH_BYTES = 256 * 1024  # one read of a busy socket brings a few hundred sma
 OWN_BYTES = 32 * 1024  # a frame from here on is read into memory of its own: two copies less, under the lock
 MAX_HEADER_BYTES = 64 * 1024 * 1024  # a snapshot of a thousand models with labels takes a few MB
 JOIN_BYTES = 64 * 1024
+LENT = 1 << 31  # added to the header's length
 MAX_ID = 2**64 - 1
 ID_MARK = b"\xcf" + MAX_ID.to_bytes(8, "big")  # as msgpack has it
 
 T = TypeVar("T")
+Blob = bytes | bytearray | memoryview
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -38,6 +41,12 @@ def frame(
     return [PREFIX.pack(len(header), body) + header, *blobs]
 
 
+def lent_frame(message: msgspec.Struct, body: Sequence[Blob]) -> list[Blob]:
+    """The same for a body that says where tensors lie."""
+    header = _encoder.encode(message)
+    return [PREFIX.pack(len(header) + LENT, sum(map(len, body))) + header, *body]
+
+
 def joined(buffers: list[bytes | bytearray | memoryview]) -> list[bytes | bytearray | memoryview]:
     """The same bytes to write: as one buffer where there are few, for a copy costs less than a piece of a write."""
     if len(buffers) > 1 and sum(map(len, buffers)) <= JOIN_BYTES:
@@ -51,29 +60,39 @@ class FrameTemplate:
     `message.id` is replaced by the largest number of 64 bits, whose nine bytes show where the id belongs.
     """
 
-    __slots__ = ("_after", "_before")
+    __slots__ = ("_after", "_before", "_head", "_head_bytes", "body_size")
 
     def __init__(self, message: msgspec.Struct, body_size: int) -> None:
         header = _encoder.encode(msgspec.structs.replace(message, id=MAX_ID))
         before, mark, after = header.partition(ID_MARK)
         assert mark, "a message has an id"
         assert ID_MARK not in after, "only the id is so large"
-        self._before = PREFIX.pack(len(header), body_size) + before + ID_MARK[:1]
+        self._head = before + ID_MARK[:1]
+        self._head_bytes = len(header)
+        self._before = PREFIX.pack(len(header), body_size) + self._head
         self._after = after
+        self.body_size = body_size
 
     def begin(self, number: int) -> bytes:
         """What the frame of this id begins with; the tensors follow it."""
         return self._before + number.to_bytes(8, "big") + self._after
+
+    def lent(self, number: int, body: Sequence[Blob]) -> list[Blob]:
+        """The frame of this id whose body says where its tensors lie."""
+        prefix = PREFIX.pack(self._head_bytes + LENT, sum(map(len, body)))
+        return [prefix + self._head + number.to_bytes(8, "big") + self._after, *body]
 
 
 class FrameReader(Generic[T]):
     """Fill `buffer()` from a socket, tell `received(count)`: it yields each whole (message, body) that has arrived.
 
     A large frame gets a buffer of its own, which its tensors then keep alive; small ones are copied out of the scratch
-    buffer. Raises msgspec.DecodeError or ValueError where the peer does not speak this protocol.
+    buffer. `read_lent` gives the tensors of a body that says where they lie: a list in place of the bytes, as `split`
+    takes it too. Raises msgspec.DecodeError or ValueError where the peer does not speak this protocol.
     """
 
-    def __init__(self, types: type[T]) -> None:
+    def __init__(self, types: type[T], read_lent: Callable[[memoryview], list[memoryview]] | None = None) -> None:
+        self.read_lent = read_lent
         self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(types)
         self._scratch = bytearray(SCRATCH_BYTES)
         self._target = self._scratch
@@ -96,9 +115,9 @@ class FrameReader(Generic[T]):
         view, at = memoryview(self._scratch), 0
         while self._filled - at >= PREFIX.size:
             header_size, body_size = PREFIX.unpack_from(view, at)
-            if header_size > MAX_HEADER_BYTES:
+            if header_size & ~LENT > MAX_HEADER_BYTES:
                 raise ValueError(f"a message of {header_size} bytes is not one of ours")
-            total = PREFIX.size + header_size + body_size
+            total = PREFIX.size + (header_size & ~LENT) + body_size
             if self._filled - at < total:
                 if total > OWN_BYTES:
                     self._target = bytearray(total)
@@ -112,12 +131,22 @@ class FrameReader(Generic[T]):
         self._filled = len(rest)
 
     def _decode(self, whole: memoryview, header_size: int) -> tuple[T, memoryview]:
-        start = PREFIX.size + header_size
-        return self._decoder.decode(whole[PREFIX.size : start]), whole[start:]
+        if header_size < LENT:
+            start = PREFIX.size + header_size
+            return self._decoder.decode(whole[PREFIX.size : start]), whole[start:]
+        start = PREFIX.size + header_size - LENT
+        if self.read_lent is None:
+            raise ValueError("a message speaks of memory that was not shared")
+        tensors = cast(memoryview, self.read_lent(whole[start:]))  # only who shares memory gets such
+        return self._decoder.decode(whole[PREFIX.size : start]), tensors
 
 
-def split(body: memoryview, sizes: Sequence[int]) -> list[memoryview]:
-    """The tensors of a body, by their sizes in bytes."""
+def split(body: memoryview | list[memoryview], sizes: Sequence[int]) -> list[memoryview]:
+    """The tensors of a body, by their sizes in bytes. Raises ValueError where one has another."""
+    if isinstance(body, list):
+        if [len(part) for part in body] != list(sizes):
+            raise ValueError("tensors in shared memory have other sizes than their message says")
+        return body
     if len(sizes) == 1:
         return [body]
     parts, at = [], 0

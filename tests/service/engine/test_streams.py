@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from service.engine.client import TELL_EVERY, EngineClient
+from service.engine.client import EngineClient
 from service.engine.link import FrameProtocol
 from service.engine.messages import Cancel, EngineAddress, Failure, Infer, Result, Took
+from service.engine.responses import TELL_EVERY
 from service.engine.steps.messages import WINDOW
 from service.errors import ExecutionFailed, Unavailable
 

@@ -13,8 +13,8 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.engine.client import Waiter
 from service.engine.messages import Infer, Result
+from service.engine.responses import Waiter
 from service.engine.transport import FrameReader, FrameTemplate
 from service.errors import NotLoaded, QueueFull, ServiceError
 from service.limits import Limits
