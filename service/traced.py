@@ -41,6 +41,20 @@ def ran_together(marks: Iterable[bytes], taken: float) -> Ran | None:
     return Ran(int(taken * 1e9), together[:MOST_TOGETHER]) if together else None
 
 
+def shifted(ran: Ran, by_ns: int) -> Ran:
+    """The same by another clock, which shows so much more."""
+    steps = [
+        msgspec.structs.replace(
+            step,
+            began_ns=step.began_ns + by_ns,
+            ended_ns=step.ended_ns + by_ns,
+            ran=shifted(step.ran, by_ns) if step.ran is not None else None,
+        )
+        for step in ran.steps
+    ]
+    return Ran(ran.began_ns + by_ns if ran.began_ns else 0, ran.together, tuple(steps))
+
+
 def pack_mark(trace_id: int, span_id: int) -> bytes:
     """A mark."""
     return trace_id.to_bytes(16) + span_id.to_bytes(8)

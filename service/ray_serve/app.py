@@ -13,6 +13,7 @@ from typing import Any
 from ray import exceptions, serve
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 
+from service.observe.logs import set_up_logging
 from service.ray_serve.handles import Faults
 from service.ray_serve.ingress import Ingress
 from service.ray_serve.plan import INGRESS
@@ -40,6 +41,8 @@ def _ingress_of(given: dict[str, Any], models: tuple[str, ...]) -> Callable[[], 
         """Called in each replica of the ingress."""
         name = serve.get_replica_context().app_name
         handles = {model: serve.get_deployment_handle(model, name) for model in models}
-        return Ingress(Settings.model_validate(given), handles, FAULTS)
+        settings = Settings.model_validate(given)
+        set_up_logging(settings.log_format, settings.log_level, "ingress")
+        return Ingress(settings, handles, FAULTS)
 
     return build

@@ -13,6 +13,8 @@ import click
 from service.flags import options
 
 OUT = click.Path(dir_okay=False, path_type=Path)
+# Nodes have other working directories.
+FILES = ("model_repository", "cache_dir", "token_file", "tls_certificate", "tls_key", "tls_client_ca")
 EVERYWHERE = "0.0.0.0"  # requests of a cluster come from other machines
 
 
@@ -42,7 +44,9 @@ def deploy() -> None:
 )
 @options(
     *("model_repository", "models", "cache_dir", "trust", "startup", "host", "http_port", "grpc_port", "http_prefix"),
-    *("token_file", "restricted_api", "max_body_bytes", "drain_timeout_s", "compile_timeout_s", "access_log"),
+    *("token_file", "restricted_api", "tls_certificate", "tls_key", "tls_client_ca"),
+    *("max_body_bytes", "drain_timeout_s", "compile_timeout_s", "log_format", "log_level", "access_log"),
+    *("slow_request_ms", "tracing", "trace_endpoint", "trace_ratio"),
 )
 @click.option("--config", "config_file", type=OUT, help="Settings file (YAML). Default: ./torchere.yaml.")
 def ray(config_file: Path | None, output: Path | None, **given: Any) -> None:
@@ -82,9 +86,8 @@ def _config(config_file: Path | None, given: dict[str, Any], wishes: Any) -> str
         found = scan(settings.model_repository, settings.models)
     except (SettingsError, RepositoryError) as error:
         raise click.ClickException(str(error)) from error
-    settings = settings.model_copy(
-        update={name: getattr(settings, name).absolute() for name in ("model_repository", "cache_dir")}
-    )
+    paths = {name: getattr(settings, name) for name in FILES}
+    settings = settings.model_copy(update={name: path.absolute() for name, path in paths.items() if path is not None})
     for model in found:
         if model.config is None:
             click.echo(f"left out: model {model.name}: {model.error}", err=True)

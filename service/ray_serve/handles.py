@@ -53,7 +53,7 @@ class HandleEngines:
         runs = 1 if message.sequence is not None else MAX_RUNS
         for run in range(1, runs + 1):
             try:
-                return _answer(*await self._bounded(call.remote(*self._pack(message, blobs)), message))
+                return _answer(await self._bounded(call.remote(*self._pack(message, blobs)), message), self._clock())
             except self._faults.lost as error:
                 if run == runs:
                     raise _lost(message) from error
@@ -70,7 +70,7 @@ class HandleEngines:
         try:
             async with aclosing(_each(responses)) as parcels:
                 async for parcel in parcels:
-                    answer = _answer(*parcel)
+                    answer = _answer(parcel, self._clock())
                     is_over = answer[0].is_final
                     yield answer
         except self._faults.lost as error:
@@ -120,8 +120,8 @@ async def _each(responses: Any) -> AsyncGenerator[wire.Parcel]:
         yield parcel
 
 
-def _answer(head: bytes, blobs: Sequence[wire.Blob]) -> Answer:
-    message, parts = wire.unpack_answer(head, blobs)
+def _answer(parcel: wire.Parcel, now: float) -> Answer:
+    message, parts = wire.unpack_answer(*parcel, now)
     match message:
         case Failure():
             raise from_inside(message.code, message.message)

@@ -28,6 +28,7 @@ from service.security import make_guard
 from service.settings import Settings
 from service.statistics import Key, Totals
 from service.tls import make_tls
+from service.tracing import make_watched
 
 log = logging.getLogger("torchere.ray")
 
@@ -56,7 +57,8 @@ class Ingress:
         self._settings = settings
         # Of what a plane may ask of engines, the shortcut of uvicorn's connections is left out: Ray's proxy has them.
         engines = cast(Engines, HandleEngines(handles, faults))
-        self._plane = Plane(engines, RequestRecorder(process_store()))
+        counter = RequestRecorder(process_store())
+        self._plane = Plane(engines, counter)
         self._plane.says_exhausted = settings.queue_full_status == "exhausted"
         extensions = Extensions(self._plane, NoParent())
         extensions.why_fixed = MODELS_ARE_FIXED
@@ -65,6 +67,8 @@ class Ingress:
         self._deployments = Deployments(handles, self._plane.follow)
         self._guard = make_guard(settings.token_file, settings.restricted_api)
         self._app = create_app(self._plane, self._control, settings, self._guard)
+        self._watched = make_watched(settings, counter.exported, self._backend_of)
+        self._app.lane.watcher = self._watched.watcher
         self._rpc: RpcServer | None = None
         self._following: asyncio.Task[None] | None = None
 
@@ -83,7 +87,9 @@ class Ingress:
         tls = make_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
         certificates = Certificates(tls) if tls is not None else None
         # Replicas of one node share the port, and the kernel spreads connections over them.
-        options = RpcOptions(settings.max_body_bytes, True, certificates, self._guard, settings.restricted_status)
+        options = RpcOptions(
+            settings.max_body_bytes, True, certificates, self._guard, settings.restricted_status, self._watched.watcher
+        )
         self._rpc = await start_rpc(self._plane, self._control, settings.host, settings.grpc_port, options)
         log.info("gRPC on %s:%d", settings.host, self._rpc.port)
 
@@ -98,6 +104,12 @@ class Ingress:
             await self._rpc.stop(self._settings.drain_timeout_s)
         if self._following is not None:
             self._following.cancel()
+        await asyncio.to_thread(self._watched.close)
+
+    def _backend_of(self, model: str, version: str) -> str:
+        """What answers requests to it, as its replicas last said."""
+        catalog = self._plane.catalog
+        return catalog.entry(model, version).rung if catalog.has(model, version) else ""
 
 
 async def _live(

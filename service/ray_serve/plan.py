@@ -20,7 +20,7 @@ UNKNOWN_BATCH = 16  # where the compiler chooses the batch size: it is not known
 KEPT_WAITING = 2  # batches for each instance: one that runs, one that is complete when the first has ended
 INGRESS_ONGOING = 1000  # a request that waits costs an ingress little
 # Ray gives each replica its device and threads, and HTTP is its proxies'.
-NOT_OURS = ("access_log", "models", "device", "threads", "frontends", "http_port")
+NOT_OURS = ("models", "device", "threads", "frontends", "http_port")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def serve_config(models: Sequence[ModelConfig], settings: Settings, wishes: Wish
     return {
         "proxy_location": "EveryNode",
         "http_options": {"host": settings.host, "port": settings.http_port, "keep_alive_timeout_s": 75},
-        "logging_config": {"enable_access_log": settings.access_log},  # Ray's own: a line at every stop of a request
+        "logging_config": {"enable_access_log": False},  # Ray's own: a line at every stop of a request; ours is enough
         "applications": [
             {
                 "name": APPLICATION,

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
+from service.observe.logs import set_up_logging
 from service.ray_serve import wire
 from service.settings import Settings
 
@@ -20,17 +21,20 @@ class Replica:
     async def __init__(self, model: str, settings: dict[str, Any]) -> None:  # type: ignore[misc]  # Ray awaits it
         from service.ray_serve.local import LocalService  # torch, which an ingress that knows this class has no use for
 
-        self._service = LocalService(model, own_settings(settings))
+        own = own_settings(settings)
+        set_up_logging(own.log_format, own.log_level, f"replica of {model}")
+        self._service = LocalService(model, own)
         await self._service.ready()
 
     async def infer(self, head: bytes, blobs: Sequence[Any]) -> wire.Parcel:
         """One request: its answer, or a Failure that says why there is none."""
-        return wire.pack_answer(*await self._service.infer(*wire.unpack_request(head, blobs, time.monotonic())))
+        answer = await self._service.infer(*wire.unpack_request(head, blobs, time.monotonic()))
+        return wire.pack_answer(*answer, time.monotonic())
 
     async def stream(self, head: bytes, blobs: Sequence[Any]) -> AsyncGenerator[wire.Parcel]:
         """One request that may have several answers."""
         async for answer in self._service.stream(*wire.unpack_request(head, blobs, time.monotonic())):
-            yield wire.pack_answer(*answer)
+            yield wire.pack_answer(*answer, time.monotonic())
 
     async def entries(self) -> bytes:
         """The versions of the model as this replica has them."""

@@ -40,10 +40,11 @@ class RayCluster:
     def __enter__(self) -> Self:
         return self
 
-    def deploy(self, repository: Path, cache: Path, **scaling: float) -> None:
+    def deploy(self, repository: Path, cache: Path, *flags: str, **scaling: float) -> None:
         """Deploy what `torchere deploy ray` makes of a repository, with `scaling` in place of what it says."""
         path = self.log_file.with_suffix(".yaml")
-        self._write(path, repository, cache, scaling)
+        given = ["--model-repository", str(repository), "--cache-dir", str(cache), "--trust", *flags]
+        self._write(path, given, scaling)
         environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"} | AS_DEPLOYED
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
@@ -57,14 +58,14 @@ class RayCluster:
         self.head = self._read()["head"]
         self.wait(self.is_ready, READY_S)
 
-    def _write(self, path: Path, repository: Path, cache: Path, scaling: dict[str, float]) -> None:
+    def _write(self, path: Path, given: list[str], scaling: dict[str, float]) -> None:
         import yaml
         from click.testing import CliRunner
 
         from service.cli import main
 
-        command = ["deploy", "ray", "--model-repository", str(repository), "--cache-dir", str(cache), "--trust"]
-        command += ["--http-port", str(self.http_port), "--grpc-port", str(self.grpc_port), "--host", "127.0.0.1"]
+        command = ["deploy", "ray", *given, "--host", "127.0.0.1"]
+        command += ["--http-port", str(self.http_port), "--grpc-port", str(self.grpc_port)]
         done = CliRunner().invoke(main, [*command, "--ingresses", "1", "--output", str(path)])
         assert done.exit_code == 0, done.output
         config = yaml.safe_load(path.read_text())

@@ -20,6 +20,7 @@ import pytest
 
 from protos import inference_pb2 as messages
 from protos import inference_pb2_grpc
+from tests.e2e.collector import Collector
 from tests.e2e.ray_running import RAY, ROOT, RayCluster
 
 pytestmark = pytest.mark.skipif(not (RAY / ".installed").exists(), reason="`make ray` fetches Ray")
@@ -30,14 +31,23 @@ AFTER_S = 4.0  # of load beyond the loss of the node
 
 
 @pytest.fixture(scope="module")
-def cluster(cache: Path, logs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+def collector() -> Iterator[Collector]:
+    with Collector() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    cache: Path, logs: Path, collector: Collector, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RayCluster]:
     repository = tmp_path_factory.mktemp("ray")
     for name in ("affine", "patient", "story"):
         shutil.copytree(ROOT / "tests/models" / name, repository / name)
     affine = repository / "affine/model.yaml"
     affine.write_text(affine.read_text().replace("[eager, torchscript]", "[eager]"))
+    tracing = ("--tracing", "--trace-endpoint", collector.url, "--trace-ratio", "0")
     with RayCluster(logs) as running:
-        running.deploy(repository, cache, max_replicas=3, upscale_delay_s=0.5, look_back_period_s=2.0)
+        running.deploy(repository, cache, *tracing, max_replicas=3, upscale_delay_s=0.5, look_back_period_s=2.0)
         yield running
 
 
@@ -61,6 +71,19 @@ def test_http_answers_as_torchere_does(cluster: RayCluster) -> None:
         assert wrong.status_code == 400
         assert "'y'" in wrong.json()["error"]
         assert client.get("/v2/models/nobody").status_code == 404
+
+
+def test_a_trace_goes_through_ray_to_the_batch(cluster: RayCluster, collector: Collector) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    body = {"inputs": [vector("x", 1, 2, 3, 4), vector("y", 10, 20, 30, 40)]}
+    headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    httpx.post(f"{cluster.http}/v2/models/affine/infer", json=body, headers=headers, timeout=30).raise_for_status()
+    spans = collector.wait_for(lambda: collector.of_trace(trace))
+    assert {"POST /v2/models/{model}/infer", "queue", "batch", "compute", "encode"} <= spans.keys()
+    server, batch = spans["POST /v2/models/{model}/infer"], spans["batch"]
+    assert server.parent_span_id.hex() == "00f067aa0ba902b7"
+    assert server.start_time_unix_nano < batch.start_time_unix_nano < batch.end_time_unix_nano
+    assert batch.end_time_unix_nano < server.end_time_unix_nano
 
 
 def test_what_cannot_be_had_says_so(cluster: RayCluster) -> None:

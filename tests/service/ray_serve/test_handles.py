@@ -15,6 +15,7 @@ from service.errors import Code, DeadlineExceeded, InvalidInput, NotFound, Queue
 from service.ray_serve import wire
 from service.ray_serve.handles import MAX_RUNS, Faults, HandleEngines
 from service.tensors import SequencePoint
+from service.traced import Ran, Step
 from tests.service.ray_serve.loop import in_loop
 
 MESSAGE = Infer(7, "m", "1", 1, ((1, 2), (1, 1)), (2, 1))
@@ -81,7 +82,7 @@ class Handle:
 
 
 def answer(*blobs: bytes, **changes: Any) -> wire.Parcel:
-    return wire.pack_answer(structs.replace(RESULT, **changes), [memoryview(blob) for blob in blobs])
+    return wire.pack_answer(structs.replace(RESULT, **changes), [memoryview(blob) for blob in blobs], 0.0)
 
 
 def engines(handle: Handle) -> HandleEngines:
@@ -97,10 +98,19 @@ async def test_tensors_go_and_come_as_they_are() -> None:
     assert (message, bytes(body)) == (MESSAGE, b"abc")
 
 
-def test_a_deadline_is_one_by_the_clock_of_whoever_reads_it() -> None:
-    head, blobs = wire.pack_request(structs.replace(MESSAGE, deadline=105.0), BLOBS, now=100.0)
+def test_a_moment_is_one_by_the_clock_of_whoever_reads_it() -> None:
+    head, blobs = wire.pack_request(structs.replace(MESSAGE, deadline=105.0, late=103.0), BLOBS, now=100.0)
     message, _ = wire.unpack_request(head, blobs, now=7000.0)
-    assert message.deadline == 7005.0
+    assert (message.deadline, message.late) == (7005.0, 7003.0)
+
+
+def test_so_is_what_an_answer_tells_of_its_way() -> None:
+    second = 10**9
+    step = Step("inner", "1", 95 * second, 96 * second, ran=Ran(95 * second))
+    result = structs.replace(RESULT, ran=Ran(0, steps=(step,)))
+    found, _ = wire.unpack_answer(*wire.pack_answer(result, [], now=100.0), now=7000.0)
+    moved = Step("inner", "1", 6995 * second, 6996 * second, ran=Ran(6995 * second))
+    assert found == structs.replace(RESULT, ran=Ran(0, steps=(moved,)))
 
 
 @in_loop
@@ -112,7 +122,7 @@ async def test_an_empty_tensor_is_one_too() -> None:
 
 @in_loop
 async def test_a_refusal_is_the_same_error_here() -> None:
-    failure = wire.pack_answer(Failure(1, Code.INVALID, "no good: /srv/models/secret.txt"), [])
+    failure = wire.pack_answer(Failure(1, Code.INVALID, "no good: /srv/models/secret.txt"), [], 0.0)
     with pytest.raises(InvalidInput, match=r"^no good: secret\.txt$"):
         await engines(Handle(Response([failure]))).infer(MESSAGE, BLOBS)
 

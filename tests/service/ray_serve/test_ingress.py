@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from msgspec import structs
 
 from protos import inference_pb2 as messages
 from protos import inference_pb2_grpc
@@ -19,7 +20,9 @@ from service.ray_serve import wire
 from service.ray_serve.handles import Faults
 from service.ray_serve.ingress import Ingress
 from service.settings import Settings
+from service.traced import ran_together
 from tests import fakes
+from tests.e2e.collector import Collector
 from tests.e2e.running import free_ports
 from tests.service.ray_serve.loop import in_loop
 
@@ -47,7 +50,7 @@ class Double:
     async def _echo(self, head: bytes, blobs: list[Any]) -> wire.Parcel:
         message, body = wire.unpack_request(head, blobs, 0.0)
         result = Result(message.id, message.shapes, message.sizes, (0, 0, 0, 0, 0), message.rows, message.rows)
-        return wire.pack_answer(result, [body])
+        return wire.pack_answer(structs.replace(result, ran=ran_together([message.mark], 0.5)), [body], 1.0)
 
 
 @asynccontextmanager
@@ -81,6 +84,34 @@ async def test_both_doors_lead_to_the_deployment() -> None:
             request = messages.ModelInferRequest(model_name="double", raw_input_contents=[bytes(12)])
             request.inputs.add(name="x", datatype="FP32", shape=[1, 3])
             assert (await stub.ModelInfer(request)).raw_output_contents == [bytes(12)]
+
+
+@in_loop
+async def test_a_trace_goes_on_through_both_doors_to_the_replica() -> None:
+    (port,) = free_ports(1)
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}
+    with Collector() as collector:
+        settings = Settings(grpc_port=port, tracing=True, trace_endpoint=collector.url, trace_ratio=0)
+        async with alive(Ingress(settings, {"double": Double()}, FAULTS)) as client:
+            for trace in ("0" * 31 + "1", ""):
+                headers = {"traceparent": f"00-{trace}-{'1' * 16}-01"} if trace else {}
+                path = "/v2/models/double/infer"
+                assert (await client.post(path, json={"inputs": [tensor]}, headers=headers)).status_code == 200
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+                request = messages.ModelInferRequest(model_name="double", raw_input_contents=[bytes(12)])
+                request.inputs.add(name="x", datatype="FP32", shape=[1, 3])
+                await stub.ModelInfer(request, metadata=(("traceparent", f"00-{'0' * 31}2-{'1' * 16}-01"),))
+    traces = {span.trace_id.hex() for span, _ in collector.spans}
+    assert traces == {"0" * 31 + "1", "0" * 31 + "2"}, "the end of the ingress sends what waits"
+    for trace in traces:
+        spans = collector.of_trace(trace)
+        assert {"queue", "batch", "encode"} <= spans.keys()
+        (server,) = [span for span in spans.values() if span.parent_span_id == b"\x11" * 8]
+        batch = spans["batch"]
+        assert batch.parent_span_id == server.span_id
+        # Half a second ago by the replica's clock, which shows something else than ours.
+        assert 0 <= server.end_time_unix_nano - batch.start_time_unix_nano - 500_000_000 < 10**9
 
 
 @pytest.mark.parametrize(

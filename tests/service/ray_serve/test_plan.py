@@ -77,6 +77,7 @@ def test_the_command_writes_what_the_application_takes(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").symlink_to(MODELS)
     flags = ["--models", "affine", "--models", "total", "--cache-dir", "cache", "--trust", "--grpc-port", "9001"]
+    flags += ["--access-log", "--tracing", "--trace-endpoint", "http://collector:4317", "--token-file", "tokens"]
     done = CliRunner().invoke(main, ["deploy", "ray", *flags, "--gpus", "0.5", "--output", "serve.yaml"])
     assert done.exit_code == 0, done.output
     config = yaml.safe_load((tmp_path / "serve.yaml").read_text())
@@ -85,6 +86,9 @@ def test_the_command_writes_what_the_application_takes(tmp_path: Path, monkeypat
     settings = Settings.model_validate(application["args"]["settings"])
     assert (settings.cache_dir, settings.trust, settings.grpc_port) == (tmp_path / "cache", True, 9001)
     assert settings.model_repository == tmp_path / "models", "nodes have other working directories"
+    assert settings.token_file == tmp_path / "tokens"
+    assert (settings.tracing, settings.access_log) == (True, True)
+    assert config["logging_config"]["enable_access_log"] is False, "Ray's own knows no request"
     assert settings.host == config["http_options"]["host"] == "0.0.0.0"
     assert application["args"]["models"] == ["affine", "total"]
 
