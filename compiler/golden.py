@@ -54,7 +54,8 @@ def random_tensor(spec: TensorSpec, shape: tuple[int, ...], generator: torch.Gen
     """Legal values of `spec` in this shape, on the CPU."""
     dtype = TORCH_TYPES[spec.datatype]
     if spec.datatype == "BOOL":
-        return torch.rand(shape, generator=generator) < 0.5
+        least = spec.range[0] if spec.range is not None else 0.0
+        return torch.rand(shape, generator=generator) < (1.0 if least > 0 else 0.5)
     if dtype.is_floating_point:
         if spec.range is None:
             return torch.randn(shape, generator=generator).to(dtype)

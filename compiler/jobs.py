@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import msgspec
 
-from compiler.manifest import HybridMap, LayerSparsity, OutputError
-from compiler.spec import Factory, Options, Rung, TensorSpec
+from compiler.manifest import HybridMap, LayerSparsity, OutputError, PaddedTime
+from compiler.spec import Factory, Options, Padding, Rung, TensorSpec
 
 
 class Interface(msgspec.Struct, frozen=True):
-    """What a model takes and gives, resolved; the same fields as in the manifest."""
+    """What a model takes and gives, resolved; the same fields as in the manifest, and how its inputs are padded."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int
     buckets: tuple[int, ...]
+    pad: Padding | None = None
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -33,6 +34,7 @@ class Case(msgspec.Struct, frozen=True):
     path: str
     timed: bool
     is_foreign: bool = False
+    sizes: tuple[int, ...] = ()
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -136,6 +138,7 @@ class Built(msgspec.Struct, frozen=True, tag=True):
 class Judged(msgspec.Struct, frozen=True, tag=True):
     verdicts: tuple[Verdict, ...]
     milliseconds: dict[str, dict[int, float]]  # name of the rung -> batch size -> median time of one call
+    padded: dict[str, tuple[PaddedTime, ...]] = {}  # by the rung; then those are the means over all sizes
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):

@@ -6,7 +6,8 @@ answers, `race.py` times, `graphs.py` captures on a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from compiler.errors import Inaccurate
 from compiler.footprint import used_bytes
 from compiler.jobs import Case, Entrant, Judge, Judged, Note, Verdict
 from compiler.ladder import PRUNED
+from compiler.manifest import PaddedTime
 from compiler.race import race, warm_up
 from compiler.spec import Tolerance
 from compiler.verify import UNBOUNDED, find_difference, worst
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
     from compiler.backends import Model
     from compiler.manifest import OutputError
+
+Shape = tuple[int, tuple[int, ...]]  # of a call: the batch (1 without a batch dimension), and sizes of the padded
 
 ROUNDED = ("fp16", "bf16", "fp8", "int8")
 
@@ -45,10 +49,24 @@ def judge(job: Judge, tell: Callable[[Note], None]) -> Judged:
             passed[entrant.rung.name] = model
     lanes, graphs = _lanes(passed, job, tell)
     tell(Note("race", "timing all candidates in turns"))
-    milliseconds = race(lanes, job.place.device)
+    times = race(lanes, job.place.device)
     return Judged(
-        tuple(msgspec.structs.replace(one, graphs=graphs.get(one.name, ())) for one in verdicts), milliseconds
+        tuple(msgspec.structs.replace(one, graphs=graphs.get(one.name, ())) for one in verdicts),
+        {name: mean_times(taken) for name, taken in times.items()},
+        {name: _padded_times(taken) for name, taken in times.items()},
     )
+
+
+def mean_times(times: Mapping[Shape, float]) -> dict[int, float]:
+    """By batch size, the mean over the sizes that its inputs are padded to."""
+    found: dict[int, list[float]] = {}
+    for (batch, _), spent in times.items():
+        found.setdefault(batch, []).append(spent)
+    return {batch: statistics.fmean(spent) for batch, spent in found.items()}
+
+
+def _padded_times(times: Mapping[Shape, float]) -> tuple[PaddedTime, ...]:
+    return tuple(PaddedTime(batch, sizes, spent) for (batch, sizes), spent in times.items() if sizes)
 
 
 def tolerance_of(entrant: Entrant, case: Case, job: Judge) -> Tolerance:
@@ -126,36 +144,38 @@ def _measured(error: Inaccurate) -> float | None:
 
 def _lanes(
     models: dict[str, Model], job: Judge, tell: Callable[[Note], None]
-) -> tuple[dict[str, dict[int, Callable[[], object]]], dict[str, tuple[int, ...]]]:
-    """What to call for each candidate and batch size (1 without a batch dimension), and which calls replay a graph."""
+) -> tuple[dict[str, dict[Shape, Callable[[], object]]], dict[str, tuple[int, ...]]]:
+    """What to call for each candidate and shape, and the batch sizes whose calls all replay a graph."""
     device = job.place.device
     inputs = {
-        max(case.batch, 1): tuple(tensor.to(device) for tensor in read_case(case)[0])
+        (max(case.batch, 1), case.sizes): tuple(tensor.to(device) for tensor in read_case(case)[0])
         for case in job.cases
         if case.timed
     }
-    lanes: dict[str, dict[int, Callable[[], object]]] = {}
+    lanes: dict[str, dict[Shape, Callable[[], object]]] = {}
     graphs: dict[str, tuple[int, ...]] = {}
     for name, model in models.items():
         tell(Note("race", "warming up", name))
-        lanes[name] = {batch: partial(model, tensors) for batch, tensors in inputs.items()}
+        lanes[name] = {shape: partial(model, tensors) for shape, tensors in inputs.items()}
         warm_up(lanes[name].values(), device)
         if device != "cpu":
             replays = _capture(model, inputs, device)
             lanes[name].update(replays)
-            graphs[name] = tuple(sorted(replays))
+            plain = {batch for batch, _ in inputs.keys() - replays.keys()}
+            graphs[name] = tuple(sorted({batch for batch, _ in replays} - plain))
     return lanes, graphs
 
 
-def _capture(model: Model, inputs: dict[int, tuple[Tensor, ...]], device: str) -> dict[int, Callable[[], object]]:
-    """A replay for each batch size whose CUDA graph gives what the plain call gives."""
+def _capture(model: Model, inputs: dict[Shape, tuple[Tensor, ...]], device: str) -> dict[Shape, Callable[[], object]]:
+    """A replay for each shape whose CUDA graph gives what the plain call gives."""
     from compiler.graphs import Graphs
 
     graphs = Graphs(model, device)
-    replays: dict[int, Callable[[], object]] = {}
-    for batch in sorted(inputs, reverse=True):  # the smaller graphs reuse the memory of the largest
-        if not graphs.capture(inputs[batch]):
-            graph = graphs.find(tuple(tuple(tensor.shape) for tensor in inputs[batch]))
+    replays: dict[Shape, Callable[[], object]] = {}
+    sizes = {shape: sum(tensor.nbytes for tensor in tensors) for shape, tensors in inputs.items()}
+    for shape in sorted(inputs, key=sizes.__getitem__, reverse=True):  # smaller graphs reuse the memory of the largest
+        if not graphs.capture(inputs[shape]):
+            graph = graphs.find(tuple(tuple(tensor.shape) for tensor in inputs[shape]))
             assert graph is not None, "it was captured just now"
-            replays[batch] = graph.replay
+            replays[shape] = graph.replay
     return replays

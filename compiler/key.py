@@ -34,7 +34,8 @@ def key_parts(source: Source, options: Options, target: Target) -> dict[str, str
     for distribution in source.requires:
         parts[f"requires.{distribution}"] = _installed_version(distribution)
     for name in options.__struct_fields__:
-        parts[f"options.{name}"] = msgspec.json.encode(getattr(options, name), order="deterministic").decode()
+        plain = msgspec.to_builtins(getattr(options, name), str_keys=True)  # numbers cannot be sorted as keys
+        parts[f"options.{name}"] = msgspec.json.encode(plain, order="deterministic").decode()
     # The number of a GPU is not a part: four equal ones share one artifact.
     parts["target.device"] = target.kind
     for name in ("name", "capabilities", "torch", "cuda", "system", "python", "tensorrt", "quantizers"):

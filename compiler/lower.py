@@ -21,6 +21,7 @@ from compiler.flat import Flat
 from compiler.golden import random_inputs
 from compiler.jobs import Interface
 from compiler.load import Opened
+from compiler.padding import limits
 
 EXAMPLE_SEED = 0
 
@@ -53,7 +54,8 @@ def lower(
             warnings.filterwarnings("ignore", message="Pred is a Python constant", category=UserWarning)
             if opened.kind == "torchscript":
                 module = _convert_torchscript(opened.module, example, interface)
-            return _export(module, example, interface, find_limits(opened), is_fixed)
+            bounds = {**limits(interface.pad, interface.inputs), **find_limits(opened)}
+            return _export(module, example, interface, bounds, is_fixed)
     except Exception as error:  # torch.export raises many kinds, private ones too
         first = " ".join(str(error).split())[:500]
         raise LowerFailed(f"torch.export cannot capture the model: {type(error).__name__}: {first}") from error

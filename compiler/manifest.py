@@ -84,6 +84,14 @@ class LayerSparsity(msgspec.Struct, frozen=True):
     zeros: float
 
 
+class PaddedTime(msgspec.Struct, frozen=True):
+    """What a call of so many rows takes, padded to these sizes of the dimensions that are padded (median)."""
+
+    rows: int
+    sizes: tuple[int, ...]
+    milliseconds: float
+
+
 class Candidate(msgspec.Struct, frozen=True):
     """One rung of the ladder: what became of one backend at one precision, and why.
 
@@ -105,6 +113,7 @@ class Candidate(msgspec.Struct, frozen=True):
     hybrid: HybridMap | None = None
     ignored: tuple[str, ...] = ()
     graphs: tuple[int, ...] = ()  # batch sizes that are replayed as a CUDA graph
+    padded: tuple[PaddedTime, ...] = ()  # where inputs are padded: `milliseconds` are then the means over the sizes
 
     @property
     def rung(self) -> Rung:

@@ -198,7 +198,7 @@ def _judge_all(bench: Bench, described: Described, folders: Mapping[Rung, Path])
             del waiting[culprit]
             lost.append(Verdict(culprit, (), "failed", f"while it was compared with the reference, {error}"))
         else:
-            return Judged((*judged.verdicts, *lost), judged.milliseconds)
+            return msgspec.structs.replace(judged, verdicts=(*judged.verdicts, *lost))
     return Judged(tuple(lost), {})
 
 

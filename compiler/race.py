@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from compiler.timing import time_call
 
@@ -18,6 +19,7 @@ BUDGET_S = 2.0  # for one candidate over all buckets; a model of seconds per cal
 HOPELESS_ROUNDS, HOPELESS = 2, 3.0  # after two rounds a candidate three times as slow as the best has shown enough
 
 Call = Callable[[], object]
+Size = TypeVar("Size", int, tuple[int, tuple[int, ...]])  # of a batch; with the sizes that its inputs are padded to
 
 
 def warm_up(calls: Iterable[Call], device: str) -> None:
@@ -30,13 +32,15 @@ def warm_up(calls: Iterable[Call], device: str) -> None:
             time_call(call, device)
 
 
-def race(lanes: Mapping[str, Mapping[int, Call]], device: str) -> dict[str, dict[int, float]]:
+def race(lanes: Mapping[str, Mapping[Size, Call]], device: str) -> dict[str, dict[Size, float]]:
     """Median milliseconds of one call: candidate -> batch size -> ms. `lanes`: candidate -> batch size -> what to call.
 
     A round is one call of every candidate at every batch size; rounds go on until the budget is spent. A candidate that
     has no chance leaves early, with the times it has shown.
     """
-    samples: dict[str, dict[int, list[float]]] = {name: {batch: [] for batch in calls} for name, calls in lanes.items()}
+    samples: dict[str, dict[Size, list[float]]] = {
+        name: {batch: [] for batch in calls} for name, calls in lanes.items()
+    }
     batches = sorted({batch for calls in lanes.values() for batch in calls})
     running = list(lanes)
     started = time.perf_counter()
@@ -61,6 +65,6 @@ def find_hopeless(totals: Mapping[str, float]) -> set[str]:
     return {name for name, total in totals.items() if total >= HOPELESS * best and total > best}
 
 
-def _total(by_batch: Mapping[int, list[float]]) -> float:
+def _total(by_batch: Mapping[Size, list[float]]) -> float:
     """The fastest call at each batch size, summed: one slow moment does not end a candidate's race."""
     return sum(min(taken) for taken in by_batch.values())

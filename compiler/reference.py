@@ -21,10 +21,12 @@ from compiler.flat import Flat, name_outputs, pick_outputs
 from compiler.golden import can_widen, cycle_rows, random_inputs
 from compiler.jobs import Case, Describe, Described, Interface, Note
 from compiler.load import explain, open_model
+from compiler.padded import check_padding, golden_inputs, served_inputs
+from compiler.padding import plan_cases
 from compiler.quantize import detect_quantization
 from compiler.quantize.calibration import has_calibration, read_calibration, read_samples
 from compiler.quantize.sparsity import find_sparsity
-from compiler.resolve import resolve_inputs, resolve_outputs
+from compiler.resolve import check_pad, resolve_inputs, resolve_outputs
 from compiler.signature import read_outputs, read_program
 from compiler.spec import TensorSpec, Tolerance
 from compiler.verify import find_difference
@@ -60,7 +62,7 @@ class Reference:
 
     def run_batch(self, interface: Interface, batch: int, *, wider: bool = False) -> Result:
         """As `run`, on the random input of that size; any failure is a LoadFailed that names the input."""
-        return self.run_inputs(interface, random_inputs(interface.inputs, batch, GOLDEN_SEED, wider=wider))
+        return self.run_inputs(interface, golden_inputs(interface, batch, GOLDEN_SEED, wider=wider))
 
     def run_inputs(self, interface: Interface, inputs: tuple[Tensor, ...]) -> Result:
         """As `run`; any failure is a LoadFailed that names the input."""
@@ -93,11 +95,17 @@ def describe(job: Describe, tell: Callable[[Note], None]) -> Described:
     interface = msgspec.structs.replace(
         interface, outputs=resolve_outputs(job.options.outputs, observed, named is not None, reference.file)
     )
+    check_pad(interface, interface.outputs, reference.file)
     quantization = detect_quantization(reference.opened)
     # Quantisers round: the last bit of a float decides between two of their steps.
     tolerance = job.options.tolerance("int8" if quantization else "fp32")
     _check_repeatable(reference, interface, tolerance)
     _check_rows(reference, interface, tolerance)
+    if interface.pad is not None:
+        check_padding(
+            lambda inputs: _pick(reference.run_inputs(interface, inputs), interface),
+            *(interface, interface.pad, tolerance, reference.file),
+        )
     described = Described(
         interface,
         (),
@@ -188,8 +196,10 @@ def _run_wider(reference: Reference, interface: Interface) -> tuple[Tensor, ...]
         return None
     try:
         return reference.run_batch(interface, min(2, interface.max_batch_size), wider=True)[1]
-    except LoadFailed:  # a model may well want multiples of eight
-        return None
+    except LoadFailed:
+        if interface.pad is not None:  # that large it will be served
+            raise
+        return None  # a model may well want multiples of eight
 
 
 def _check_repeatable(reference: Reference, interface: Interface, tolerance: Tolerance) -> None:
@@ -243,21 +253,31 @@ def _store_cases(
 
     They are made of the model's own `rows` where it has any, with one case of random values besides.
     """
-    sizes = sorted({*interface.buckets, *(size for size in (1, 2, 3) if size <= interface.max_batch_size)}) or [0]
-    cases = []
-    for batch in sizes:
-        tell(Note("reference", f"golden answers at batch {batch}" if batch else "golden answers"))
+    batches = sorted({*interface.buckets, *(size for size in (1, 2, 3) if size <= interface.max_batch_size)}) or [0]
+    pad, cases = interface.pad, []
+    for batch, sizes in plan_cases(pad, batches, interface.buckets):
         label = f"batch {batch}" if batch else "one call"
-        inputs = cycle_rows(rows, batch) if rows else random_inputs(interface.inputs, batch, GOLDEN_SEED)
-        case = Case(label, batch, str(folder / f"{batch}.safetensors"), batch in interface.buckets or not batch)
+        if pad is not None:
+            label += "".join(f", {name} {size}" for name, size in zip(pad.dims, sizes, strict=True))
+            inputs = served_inputs(interface, pad, batch, sizes, GOLDEN_SEED)
+        else:
+            inputs = cycle_rows(rows, batch) if rows else random_inputs(interface.inputs, batch, GOLDEN_SEED)
+        tell(Note("reference", f"golden answers at {label}"))
+        path = str(folder / f"{'-'.join(map(str, (batch, *sizes)))}.safetensors")
+        is_timed, is_foreign = batch in interface.buckets or not batch, pad is not None and rows is not None
+        case = Case(label, batch, path, is_timed, is_foreign, sizes)
         store_case(case, inputs, _pick(reference.run_inputs(interface, inputs), interface))
         cases.append(case)
     batch = min(2, interface.max_batch_size)
+    if rows and pad is not None:
+        inputs = cycle_rows(rows, interface.max_batch_size)
+        cases.append(Case("its own rows", interface.max_batch_size, str(folder / "own-rows.safetensors"), timed=False))
+        store_case(cases[-1], inputs, _pick(reference.run_inputs(interface, inputs), interface))
     extra = [(True, "other sizes")] if _run_wider(reference, interface) is not None else []
     if rows:
         extra.append((False, "random values"))
     for wider, label in extra:
-        inputs = random_inputs(interface.inputs, batch, GOLDEN_SEED, wider=wider)
+        inputs = golden_inputs(interface, batch, GOLDEN_SEED, wider=wider)
         path = str(folder / f"{label.replace(' ', '-')}.safetensors")
         case = Case(label, batch, path, timed=False, is_foreign=rows is not None)
         store_case(case, inputs, _pick(reference.run_inputs(interface, inputs), interface))

@@ -13,6 +13,7 @@ import msgspec
 
 from compiler.errors import LoadFailed
 from compiler.jobs import Interface
+from compiler.padding import find_faults, with_examples
 from compiler.spec import DEFAULT_MAX_BATCH_SIZE, ITEM_SIZES, Options, TensorSpec
 
 
@@ -42,12 +43,25 @@ def resolve_inputs(options: Options, signature: Signature | None, file: str) -> 
             "or export it to model.pt2, which does"
         )
     size = _max_batch_size(options, signature, inputs, file)
-    return Interface(
+    interface = Interface(
         inputs=tuple(_complete_example(spec, size > 0, file) for spec in inputs),
         outputs=(),
         max_batch_size=size,
         buckets=resolve_buckets(options.buckets, size),
+        pad=options.pad,
     )
+    if options.pad is None:
+        return interface
+    check_pad(interface, None, file)
+    return msgspec.structs.replace(interface, inputs=with_examples(options.pad, interface.inputs))
+
+
+def check_pad(interface: Interface, outputs: tuple[TensorSpec, ...] | None, file: str) -> None:
+    """Raises LoadFailed where what model.yaml pads does not fit the model. `outputs` None: not known yet."""
+    if interface.pad is not None:
+        found = find_faults(interface.pad, interface.inputs, outputs, interface.max_batch_size, interface.buckets)
+        for keys, sentence in found:
+            raise LoadFailed(f"{'.'.join(('batching', 'pad', *keys))} in model.yaml does not fit {file}: {sentence}")
 
 
 def resolve_outputs(

@@ -36,7 +36,8 @@ def settle_ladder(rungs: tuple[Candidate, ...], judged: Judged, options: Options
     if not times:
         raise NoCandidate(f"no backend is left: {_reasons(lost)}")
     winner, losers = choose(asked or times, options.objective)
-    return tuple(_settle(rung, winner, losers, times) for rung in rungs)
+    rungs = tuple(_settle(rung, winner, losers, times) for rung in rungs)
+    return tuple(msgspec.structs.replace(rung, padded=judged.padded.get(rung.rung.name, ())) for rung in rungs)
 
 
 def _check_strict(rungs: tuple[Candidate, ...], options: Options) -> None:
@@ -62,7 +63,10 @@ def add_mixture(
     made = _apply(made, next(iter(judged.verdicts), None))
     if made.outcome != "passed":
         return (*ladder, made)
-    made = msgspec.structs.replace(made, outcome="chosen", milliseconds=judged.milliseconds[mix.rung.name])
+    name = mix.rung.name
+    made = msgspec.structs.replace(
+        made, outcome="chosen", milliseconds=judged.milliseconds[name], padded=judged.padded.get(name, ())
+    )
     below = tuple(
         msgspec.structs.replace(rung, outcome="slower", reason=f"its parts are in {mix.rung.name}")
         if rung.outcome == "chosen"

@@ -5,6 +5,7 @@ Knows nothing of torch: the parent of the service imports it. `pipeline.py` pass
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Literal
 
@@ -98,6 +99,28 @@ TOLERANCES = {
 }
 
 
+class Padding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Sizes that vary from request to request and are padded to the next of a few, so that requests share batches.
+
+    `dims`: a dimension's name -> the sizes that run, rising. `inputs` and `outputs`: a tensor's name -> axis -> the
+    dimension that the axis has the size of; axis 0 is the batch. Of outputs each request gets its own part back.
+    Padding is 0, or what `values` says. `masks` are inputs, of those in `inputs`, that are 1 where a request's own
+    elements are and 0 in the padding. `check`: a model whose answers depend on the padding is refused.
+    """
+
+    dims: dict[str, tuple[int, ...]]
+    inputs: dict[str, dict[int, str]]
+    outputs: dict[str, dict[int, str]] = {}
+    masks: tuple[str, ...] = ()
+    values: dict[str, bool | int | float] = {}
+    check: bool = True
+
+    @property
+    def sizes(self) -> tuple[tuple[int, ...], ...]:
+        """Every set of sizes that runs, smallest first: one size for each dimension, in the order of `dims`."""
+        return tuple(itertools.product(*self.dims.values()))
+
+
 class Rung(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One candidate to try: a backend at a precision, and which of several ways where there are several.
 
@@ -138,6 +161,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     strict: bool = False
     timeout_s: float = 900.0  # AOTInductor needs a minute for a large CNN on two cores
     threads: int | None = None  # intra-op threads that serving will use; timing uses the same
+    pad: Padding | None = None
 
     def tolerance(self, precision: str) -> Tolerance:
         """The model's own where it has one, else the default."""
