@@ -9,11 +9,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from msgspec import structs
 
 from compiler import backends
 from compiler.manifest import Manifest, read_manifest
+from service.engine.aside import stand_back
 from service.engine.blackbox import BlackBox
 from service.engine.ensemble import InnerCounter, ServedEnsemble
 from service.engine.generating import GeneratingModel
@@ -34,6 +36,8 @@ from service.runtime.runner import Runner
 from service.runtime.stateful import StatefulRunner
 
 log = logging.getLogger("torchere.engine")
+
+T = TypeVar("T")
 
 SLOWER_THAN_IN_RACE = 100  # so much slower than it was timed is no load of the machine any more
 
@@ -63,7 +67,7 @@ def open_served(order: Load, facilities: Facilities) -> Served:
         return ServedEnsemble(entry, facilities.holdings.find, counter, facilities.inner)
     if entry.sequencing is not None:
         return surround(entry, _open_sequenced(inside_of(order), facilities, counter))
-    inside, runners, times = _open_artifact(order, facilities)
+    inside, runners, times = _beside_others(facilities, lambda: _open_artifact(order, facilities))
     kind = OverlappedModel if facilities.device.is_cuda else ServedModel
     model = kind(inside, runners, facilities.device, counter, facilities.box)
     model.plan_by(times)
@@ -76,17 +80,25 @@ def renew(served: Served, order: Load, facilities: Facilities) -> None:
         case ServedEnsemble():
             pass  # other steps are another contract
         case ServedModel():
-            _, runners, times = _open_artifact(order, facilities)
+            _, runners, times = _beside_others(facilities, lambda: _open_artifact(order, facilities))
             served.replace_runners(runners)
             served.plan_by(times)
         case SequencedModel():
-            served.replace_runners(_open_stateful(order, served.program))
+            program = served.program
+            served.replace_runners(_beside_others(facilities, lambda: _open_stateful(order, program)))
         case OrderedModel():
             renew(served.inside, order, facilities)
         case SteppedModel() | GeneratingModel():
             renew(served.inside, inside_of(order), facilities)  # other steps are another contract
         case _:
             raise TypeError(f"{served!r} takes no other artifact: load it under a new contract")
+
+
+def _beside_others(facilities: Facilities, work: Callable[[], T]) -> T:
+    """On a processor that serves already, loading and warming up stand back; a GPU does not know of niceness."""
+    if facilities.device.is_cuda or not facilities.holdings.all():
+        return work()
+    return stand_back(work)
 
 
 def _open_artifact(order: Load, facilities: Facilities) -> tuple[Entry, list[Runner], dict[int, float]]:
@@ -112,7 +124,8 @@ def _open_sequenced(order: Load, facilities: Facilities, counter: BatchCounter) 
     manifest = read_manifest(Path(order.folder))
     program = program_of(order.entry, manifest.inputs, manifest.outputs, facilities.device)
     entry = structs.replace(order.entry, batching=_bounded(order.entry, manifest, facilities.batch_timeout_s))
-    return SequencedModel(entry, program, _open_stateful(order, program), counter, facilities.box)
+    runners = _beside_others(facilities, lambda: _open_stateful(order, program))
+    return SequencedModel(entry, program, runners, counter, facilities.box)
 
 
 def _bounded(entry: Entry, manifest: Manifest, default_s: float) -> Batching:
