@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from compiler.spec import ITEM_SIZES, TensorSpec
 from service.errors import InvalidInput
+from service.padded_sizes import read_sizes
 from service.repository.catalog import Entry
 from service.tensors import RequestedOutput, Tensor, describe, shape_text, unpack_bytes
 
@@ -16,7 +17,7 @@ REQUEST_BATCHES = 64  # a request may be of so many batches unless model.yaml sa
 def check_inputs(inputs: tuple[Tensor, ...], entry: Entry) -> int:
     """Check names, datatypes, shapes and sizes against the model. Returns the rows (1 where the model has no batch).
 
-    Inputs with a default may be missing.
+    Inputs with a default may be missing, and masks that the server makes.
     """
     rows: int | None = None
     specs = {spec.name: spec for spec in entry.inputs}
@@ -34,9 +35,11 @@ def check_inputs(inputs: tuple[Tensor, ...], entry: Entry) -> int:
             raise InvalidInput(f"input '{tensor.name}': expected {expected}, got {got}{reason}")
         if entry.max_batch_size:
             rows = _check_rows(tensor, rows, entry)
-    if len(seen) != len(specs) and not entry.defaults.keys() >= specs.keys() - seen:
-        missing = ", ".join(f"'{name}'" for name in specs if name not in seen and name not in entry.defaults)
+    if len(seen) != len(specs) and not entry.optional >= specs.keys() - seen:
+        missing = ", ".join(f"'{name}'" for name in specs if name not in seen and name not in entry.optional)
         raise InvalidInput(f"model '{entry.name}': missing input {missing}: its inputs are {_names(entry)}")
+    if entry.batching.pad is not None:
+        read_sizes(entry.batching.pad, [(tensor.name, tensor.shape) for tensor in inputs], entry.name)
     return rows or 1
 
 

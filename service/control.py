@@ -130,7 +130,7 @@ class Control:
                     "name": spec.name,
                     "data_type": _config_type(spec.datatype),
                     "dims": _dims(spec, batches),
-                    **({"optional": True} if spec.name in entry.defaults else {}),
+                    **({"optional": True} if spec.name in entry.optional else {}),
                 }
                 for spec in entry.inputs
             ],

@@ -219,7 +219,7 @@ def _check_names(step: EnsembleStep, model: Entry) -> None:
         unknown = next((own for own in said if own not in known), "")
         if unknown:
             raise Unfit(f"model '{step.model}' has no {what} '{unknown}': its {what}s are {', '.join(known)}")
-    filled = {*step.inputs, *model.defaults}
+    filled = {*step.inputs, *model.optional}
     missing = next((spec.name for spec in model.inputs if spec.name not in filled), "")
     if missing:
         raise Unfit(f"nothing is given to the input '{missing}' of model '{step.model}': add it to the step's inputs")

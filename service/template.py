@@ -17,6 +17,7 @@ from typing import Protocol
 from msgspec import structs
 
 from service.checks import check_inputs, check_outputs
+from service.defaults import fill_inputs
 from service.engine.messages import Infer, Result
 from service.engine.responses import Answer, Waiter
 from service.engine.transport import FrameTemplate
@@ -52,9 +53,14 @@ class Sender(Protocol):
 class Template:
     """What all requests of one kind share. `sizes` are the bytes of its tensors, in the order of the request."""
 
-    __slots__ = ("_is_whole", "_order", "_picked", "entry", "frame", "message", "request", "rows", "sizes", "tally")
+    __slots__ = (
+        *("_filled", "_is_whole", "_order", "_picked"),
+        *("entry", "frame", "message", "request", "rows", "sizes", "tally"),
+    )
 
-    def __init__(self, request: InferRequest, entry: Entry, message: Infer, tally: Tally) -> None:
+    def __init__(
+        self, request: InferRequest, filled: Sequence[Tensor], entry: Entry, message: Infer, tally: Tally
+    ) -> None:
         self.request = structs.replace(
             request, inputs=tuple(structs.replace(tensor, data=b"") for tensor in request.inputs)
         )
@@ -64,7 +70,8 @@ class Template:
         self.tally = tally
         self.sizes = tuple(len(tensor.data) for tensor in request.inputs)
         self.frame = FrameTemplate(message, sum(message.sizes))
-        given = [tensor.name for tensor in request.inputs]
+        self._filled = [tensor.data for tensor in filled]  # what the request leaves out
+        given = [tensor.name for tensor in (*request.inputs, *filled)]
         self._order = tuple(given.index(spec.name) for spec in entry.inputs)
         made = [spec.name for spec in entry.outputs]
         every = tuple(range(len(made)))
@@ -73,6 +80,8 @@ class Template:
 
     def arrange(self, blobs: Sequence[Buffer]) -> Sequence[Buffer]:
         """The tensors as the engine takes them."""
+        if self._filled:
+            blobs = [*blobs, *self._filled]
         return blobs if len(blobs) == 1 else [blobs[index] for index in self._order]
 
     def pick(self, blobs: Sequence[memoryview]) -> Sequence[memoryview]:
@@ -124,6 +133,7 @@ class Sent:
         if self._is_over:
             return
         self._is_over = True
+        self._blobs = ()
         self._template.tally.add(self._arrived)
         self._templates.plane.left()
         try:
@@ -161,6 +171,7 @@ class Sent:
         if self._is_over:
             return False
         self._is_over = True
+        self._blobs = ()
         template = self._template
         self._templates.plane.finished(template.request, template.entry.version, outcome, self._arrived, template.rows)
         return True
@@ -194,9 +205,11 @@ class Templates:
         check_outputs(request.outputs, entry)
         if not _is_plain(request, entry):
             return None
-        message, _ = self.plane.message(request, entry, rows)
+        inputs = fill_inputs(request.inputs, entry, rows)
+        message, _ = self.plane.message(structs.replace(request, inputs=inputs), entry, rows)
         tally = self._tally(request.model, entry.version, request.protocol, rows)
-        return Template(request, entry, structs.replace(message, id=0), tally)
+        filled = inputs[len(request.inputs) :]
+        return Template(request, filled, entry, structs.replace(message, id=0), tally)
 
     def send(self, template: Template, blobs: Sequence[Buffer], arrived: float, receiver: Receiver) -> Sent:
         """Give it to an engine, with its tensors in the order of the request. The receiver may be told before this
@@ -222,7 +235,6 @@ def _is_plain(request: InferRequest, entry: Entry) -> bool:
         or request.timeout_us
         or entry.batching.timeout_us
         or request.deadline is not None
-        or len(request.inputs) != len(entry.inputs)
         or any(output.classification for output in request.outputs)
         or any(spec.datatype == "BYTES" for spec in entry.inputs)
     )

@@ -18,6 +18,7 @@ PLAIN_WORDS = {
     "Input should": "must",
     "String should": "must",
     "Tuple should": "must",
+    "Dictionary should": "must",
     "a valid tuple": "a list",
     "a valid string": "text",
     "a valid boolean": "true or false",

@@ -104,7 +104,7 @@ def arrange(tensors: Sequence[Tensor], entry: Entry) -> tuple[list[Tensor], int]
 
     What one model makes fits the next by what both declare, but for sizes that vary.
     """
-    if len(tensors) < len(entry.inputs) and entry.defaults:
+    if len(tensors) < len(entry.inputs) and entry.optional:
         tensors = fill_inputs(tuple(tensors), entry, tensors[0].shape[0] if tensors[0].shape else 1)
     by_name = {tensor.name: tensor for tensor in tensors}
     ordered = [by_name[spec.name] for spec in entry.inputs if spec.name in by_name]

@@ -82,6 +82,13 @@ class Entry(msgspec.Struct, frozen=True):
         return self.state is State.READY
 
     @property
+    def optional(self) -> set[str]:
+        """The inputs that a request may leave out."""
+        pad = self.batching.pad
+        masks = [spec.name for spec in self.inputs if spec.name in pad.masks] if pad is not None else ()
+        return {*self.defaults, *masks}
+
+    @property
     def is_on_fallback(self) -> bool:
         """Whether it answers requests with something else than what its compilation should give, or has yet to give."""
         return self.is_ready and self.optimization in ("compiling", "fallback")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 from pydantic import ValidationError
 
-from compiler.spec import BACKENDS, PRECISIONS, TOLERANCES, Factory, Options, TensorSpec, Tolerance
+from compiler.spec import BACKENDS, PRECISIONS, TOLERANCES, Factory, Options, Padding, TensorSpec, Tolerance
 from service.repository.scheduling import Ensemble, Sequencing, Steps
 from service.repository.schema import (
     FactoryPart,
@@ -26,6 +26,7 @@ from service.repository.schema import (
     find_contradictions,
 )
 from service.repository.schema_ensemble import find_self, sort_steps
+from service.repository.schema_pad import freeze_pad
 from service.repository.schema_scheduling import freeze_ensemble, freeze_sequencing, freeze_steps
 from service.repository.versions import Every, Latest, Specific, VersionPolicy, choose_versions
 from service.validation import find_faults
@@ -60,6 +61,7 @@ class Batching(msgspec.Struct, frozen=True):
     max_request_rows: int = 0  # where they are; 0: those of 64 batches
     preserve_ordering: bool = False  # answers leave in the order of the requests
     batch_timeout_s: float = 0.0
+    pad: Padding | None = None  # how requests of other sizes come to share a batch
 
 
 class ImageInput(msgspec.Struct, frozen=True):
@@ -124,6 +126,7 @@ def to_options(config: ModelConfig, threads: int, timeout_s: float = Options().t
         strict=config.strict,
         timeout_s=config.timeout_s or timeout_s,
         threads=threads or None,
+        pad=config.batching.pad,
     )
 
 
@@ -225,6 +228,7 @@ def _check_count(labels: tuple[str, ...], output: OutputPart) -> tuple[str, ...]
 def _freeze(name: str, file: ModelFile, labels: dict[str, tuple[str, ...]]) -> ModelConfig:
     inputs = tuple(TensorSpec(p.name, p.datatype, p.shape, p.range, p.example_shape) for p in file.inputs or ())
     outputs = tuple(TensorSpec(p.name, p.datatype, p.shape) for p in file.outputs or ())
+    batching = file.batching.model_dump(exclude={"buckets", "pad"}, exclude_none=True)
     return ModelConfig(
         name=name,
         description=file.description,
@@ -237,7 +241,7 @@ def _freeze(name: str, file: ModelFile, labels: dict[str, tuple[str, ...]]) -> M
             for part in file.inputs or ()
             if part.image is not None
         ),
-        batching=Batching(**file.batching.model_dump(exclude={"buckets"}, exclude_none=True)),
+        batching=Batching(**batching, pad=freeze_pad(file.batching.pad)),
         buckets=file.batching.buckets,
         backends=_ordered(file.compile.backends, BACKENDS),
         precisions=_ordered(file.compile.precision, PRECISIONS),

@@ -16,6 +16,7 @@ from compiler.spec import BACKENDS, PRECISIONS
 from service.repository.schema_batching import BatchingPart, find_batching_flaws
 from service.repository.schema_defaults import Default, find_flaw
 from service.repository.schema_ensemble import find_flaws, find_misplaced
+from service.repository.schema_pad import find_pad_flaws
 from service.repository.schema_scheduling import (
     EnsemblePart,
     GeneratePart,
@@ -212,6 +213,14 @@ def find_contradictions(file: ModelFile) -> Iterator[tuple[Location, str]]:
         if flaw:
             yield ("inputs", index, "default"), flaw
     yield from find_batching_flaws(file.batching, file.max_batch_size)
+    yield from find_pad_flaws(
+        file.batching.pad, (file.inputs, file.outputs), file.max_batch_size, file.batching.buckets
+    )
+    if file.batching.pad is not None and file.sequence is not None:
+        yield (
+            ("batching", "pad"),
+            "batching.pad and sequence exclude each other: a sequence has its own rows; remove one",
+        )
     yield from _ensemble_contradictions(file)
     yield from find_misfits(file.preprocess, file.postprocess, file.generate, has_state=file.sequence is not None)
     yield from find_sequence_flaws(file.sequence, file.inputs, file.outputs, file.max_batch_size)

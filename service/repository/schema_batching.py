@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from service.repository.schema_pad import PadPart
 from service.repository.schema_tensors import Int, Part, Positive
 from service.yaml_file import Location
 
@@ -28,6 +29,7 @@ class BatchingPart(Part):
     max_request_rows: Int | None = Field(None, ge=1)
     preserve_ordering: Switch = False
     buckets: tuple[Size, ...] | None = Field(None, min_length=1)
+    pad: PadPart | None = None
 
 
 def find_batching_flaws(batching: BatchingPart, max_batch_size: int | None) -> Iterator[tuple[Location, str]]:

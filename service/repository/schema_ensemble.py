@@ -20,7 +20,7 @@ NOT_BESIDE = (
     *("sequence", "preprocess", "postprocess", "generate", "python"),
 )
 NOT_IN_BATCHING = (
-    *("max_queue_delay_us", "batch_timeout_s", "buckets"),
+    *("max_queue_delay_us", "batch_timeout_s", "buckets", "pad"),
     *("timeout_action", "preferred_batch_sizes", "preserve_ordering"),
 )
 Fault = tuple[Location, str]

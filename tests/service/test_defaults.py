@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compiler.spec import TensorSpec
+from compiler.spec import Padding, TensorSpec
+from service.checks import check_inputs
 from service.control import Control
 from service.defaults import fill_inputs
+from service.errors import InvalidInput
 from service.plane import Plane
-from service.repository.config import ConfigError, read_config
+from service.repository.config import Batching, ConfigError, read_config
 from service.tensors import InferRequest, Tensor, to_numpy
 from tests.fakes import FakeCounter, FakeEngines, catalog, entry
 from tests.service.rest.asking import Client
@@ -123,3 +125,32 @@ def test_a_default_that_cannot_be_is_refused(
 def test_a_default_is_read(tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_text(MODEL.format(size=4, datatype="FP16", shape="[-1, 2]", default="1"))
     assert read_config(tmp_path).defaults == {"x": 1}
+
+
+TEXT = entry(
+    inputs=(TensorSpec("ids", "INT64", (-1, -1)), TensorSpec("mask", "BOOL", (-1, -1))),
+    batching=Batching(pad=Padding({"length": (4, 8)}, {"ids": {1: "length"}, "mask": {1: "length"}}, masks=("mask",))),
+)
+
+
+def test_a_mask_that_is_left_out_lets_the_whole_request_count() -> None:
+    ids = Tensor("ids", "INT64", (2, 3), bytes(48))
+    assert check_inputs((ids,), TEXT) == 2
+    _, mask = fill_inputs((ids,), TEXT, rows=2)
+    assert (mask.name, mask.datatype, mask.shape, bytes(mask.data)) == ("mask", "BOOL", (2, 3), bytes([1] * 6))
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask", "sentence"),
+    [
+        (9, None, r"input 'ids': dimension 1, length, must be from 1 to 8 for model 'double', got 9: shorten it"),
+        (0, None, r"got 0: send one element or more"),
+        (3, 4, r"input 'mask': dimension 1, length, is 4, but 3 in 'ids': all inputs of a request share it"),
+    ],
+)
+def test_sizes_that_are_padded_have_a_limit_and_agree(ids: int, mask: int | None, sentence: str) -> None:
+    inputs = [Tensor("ids", "INT64", (1, ids), bytes(8 * ids))]
+    if mask is not None:
+        inputs.append(Tensor("mask", "BOOL", (1, mask), bytes(mask)))
+    with pytest.raises(InvalidInput, match=sentence):
+        check_inputs(tuple(inputs), TEXT)
