@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs  # schemathesis brings it
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -27,6 +27,7 @@ FOLDER = ROOT / "deploy/kubernetes"
 OVERLAYS = tuple(sorted(path.name for path in (FOLDER / "overlays").iterdir()))
 KSERVE = tuple(sorted((FOLDER / "kserve").glob("*.yaml")))
 POLICY = ROOT / "build/tools/policy/bin"
+SDK = ROOT / "build/clients/kserve/bin/python"
 RELEASES = ("1.32", "1.37")
 
 kustomize = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl renders the manifests")
@@ -104,12 +105,27 @@ def test_policies_are_kept(tmp_path: Path) -> None:
     assert found["summary"]["passed"] > 100
 
 
+@pytest.mark.skipif(not SDK.exists(), reason="`make clients` fetches KServe's own models")
+def test_kserve_takes_its_resources(tmp_path: Path) -> None:
+    def check(*paths: Path) -> str:
+        command = [SDK, ROOT / "tests/deploy/kserve_resources.py", *paths]
+        return subprocess.run(command, capture_output=True, text=True).stdout
+
+    assert check(*KSERVE) == f"{len(KSERVE)} checked\n"
+    broken = tmp_path / "broken.yaml"
+    text = (FOLDER / "kserve/inferenceservice.yaml").read_text()
+    broken.write_text(
+        text.replace("modelFormat:", "modelFormats:").replace("protocolVersion: v2", "protocolVersion: 2")
+    )
+    found = check(broken)
+    assert "unknown key InferenceService.spec.predictor.model.modelFormats\n" in found
+    assert "InferenceService.spec.predictor.model.protocolVersion is no str\n" in found
+
+
+@kustomize
 @pytest.mark.skipif("TORCHERE_CRD_SCHEMAS" not in os.environ, reason="needs the schemas of custom resources")
 def test_the_schemas_of_custom_resources_take_them() -> None:
-    if importlib.util.find_spec("jsonschema") is None:
-        pytest.skip("needs jsonschema")
-    from jsonschema import Draft7Validator
-
+    """The folder holds files as `podmonitor_v1.json`, of a public catalogue of them, which are megabytes."""
     documents = [yaml.safe_load(path.read_text()) for path in KSERVE]
     documents += [each for overlay in OVERLAYS for each in objects(overlay)]
     checked = set()
@@ -117,9 +133,10 @@ def test_the_schemas_of_custom_resources_take_them() -> None:
         name = f"{each['kind'].lower()}_{each['apiVersion'].rpartition('/')[2]}.json"
         path = Path(os.environ["TORCHERE_CRD_SCHEMAS"]) / name
         if path.exists():
-            assert [fault.message for fault in Draft7Validator(json.loads(path.read_text())).iter_errors(each)] == []
+            schema = jsonschema_rs.validator_for(json.loads(path.read_text()))
+            assert [fault.message for fault in schema.iter_errors(each)] == []
             checked.add(each["kind"])
-    assert {"ClusterServingRuntime", "InferenceService", "PodMonitor", "ScaledObject"} <= checked
+    assert {"ClusterServingRuntime", "InferenceService", "PodMonitor", "PrometheusRule", "ScaledObject"} <= checked
 
 
 # What they say of the program.
@@ -185,6 +202,14 @@ def test_ports_and_probes_are_those_of_the_program(overlay: str) -> None:
             assert {port["port"] for rule in each["spec"]["ingress"] for port in rule["ports"]} <= set(named)
 
 
+@kustomize
+def test_the_sidecar_is_asked_whether_it_lives() -> None:
+    (sidecar,) = [each for each in containers("cpu") if each["name"] == "metrics"]
+    for probe in ("readinessProbe", "livenessProbe"):
+        assert sidecar[probe]["httpGet"] == {"path": "/live", "port": "metrics"}
+    assert '"/live"' in (ROOT / "service/observe/metrics_server.py").read_text()
+
+
 def test_the_probes_ask_what_is_there() -> None:
     text = (FOLDER / "base/deployment.yaml").read_text() + (FOLDER / "kserve/clusterservingruntime.yaml").read_text()
     asked = set(re.findall(r"path: (/v2/health/\w+)", text))
@@ -227,7 +252,9 @@ def test_there_is_time_to_drain_and_room_to_leave(overlay: str) -> None:
     drain_s = float(environment.get("TORCHERE_DRAIN_TIMEOUT_S", Settings().drain_timeout_s))
     delay_s = float(environment.get("TORCHERE_DRAIN_DELAY_S", Settings().drain_delay_s))
     assert delay_s >= 5, "endpoints forget a Pod some seconds after it is not ready any more"
-    assert pod["terminationGracePeriodSeconds"] > delay_s + drain_s + 2 * LEAVE_MARGIN_S
+    pause, pause_s = server["lifecycle"]["preStop"]["exec"]["command"]
+    assert pause == "sleep"
+    assert pod["terminationGracePeriodSeconds"] > float(pause_s) + delay_s + drain_s + 2 * LEAVE_MARGIN_S
     replicas = deployment.get("replicas")
     scaler = by_kind.get("HorizontalPodAutoscaler") or by_kind.get("ScaledObject")
     if scaler is not None:
