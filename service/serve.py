@@ -42,13 +42,13 @@ from service.engine.messages import (
 from service.engine.visibility import environment_of
 from service.engine.watchdog import Watchdog
 from service.farewell import leave
+from service.frontends import environment_of_frontend
 from service.loading import Loader
 from service.model_control import ModelControl
 from service.observe.logs import follow_log_settings, log_settings_of
 from service.observe.processes import ProcessWatch
 from service.observe.sidecar import sidecar_arguments
 from service.observe.store import process_store
-from service.ports import HTTP_SOCKET_VARIABLE
 from service.registrar import Registrar
 from service.repository.catalog import Catalog
 from service.settings import Settings
@@ -197,9 +197,8 @@ class Server:
                 case _:
                     self._heard("http", message)
 
-        program = Program(
-            f"frontend {index}", "service.frontend", (), (descriptor,), {HTTP_SOCKET_VARIABLE: str(descriptor)}
-        )
+        environment = environment_of_frontend(descriptor, os.environ)
+        program = Program(f"frontend {index}", "service.frontend", (), (descriptor,), environment)
         return self._child(program, first_words, heard, lambda: self._registrar.died(index))
 
     def _engine(self, slot: int, device: str) -> Child:

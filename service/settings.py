@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from service import access, tracing_settings
 from service.cores import available_cores
 from service.failure_settings import BatchTimeout, DrainDelay, DrainTimeout, RerunTimeout
+from service.frontends import count_frontends
 from service.limits import Chunks, Elements, HeaderBytes, JsonDepth, Limits, Tensors
 from service.metrics_settings import MetricsAliases, MetricsDirectory, MetricsSidecar
 from service.modes import ControlMode, LoadModel, PollInterval, SharedMemory, TrustUploads
@@ -31,7 +32,6 @@ PREFIX = "TORCHERE_"
 CONFIG_VARIABLE = "TORCHERE_CONFIG"
 DEFAULT_FILE = Path("torchere.yaml")
 MISSPELT = 0.85  # Kubernetes sets TORCHERE_PORT_8000_TCP and the like: only what is nearly a setting is refused
-CORES_PER_FRONTEND = 4  # parsing and copying take about a quarter of what inference does
 MEGABYTE = 10**6
 GIGABYTE = 10**9
 UNITS = {"": 1, "K": 10**3, "M": MEGABYTE, "G": GIGABYTE, "T": 10**12}  # as disks are sold
@@ -213,7 +213,7 @@ def load_settings(config_file: Path | None = None, **given: Any) -> Settings:
     cores = available_cores()
     return settings.model_copy(
         update={
-            "frontends": settings.frontends or max(1, cores // CORES_PER_FRONTEND),
+            "frontends": settings.frontends or count_frontends(cores),
             "threads": settings.threads or cores,
         }
     )

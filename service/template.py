@@ -136,11 +136,12 @@ class Sent:
         self._blobs = ()
         self._template.tally.add(self._arrived)
         self._templates.plane.left()
+        receiver = self._let_go()
         try:
-            self._receiver.answered(*answer)
+            receiver.answered(*answer)
         except Exception:  # a fault of ours must not end the connection to the engine, which all share
             log.exception("an answer could not be sent")
-            self._receiver.refused(ExecutionFailed("internal error: the server's log has the details"))
+            receiver.refused(ExecutionFailed("internal error: the server's log has the details"))
 
     def set_exception(self, error: ServiceError, /) -> None:
         if isinstance(error, NotLoaded) and self._again is None and not self._is_over:
@@ -148,7 +149,7 @@ class Sent:
         elif self._end(OUTCOMES.get(error.code, "failed")):
             if self._templates.plane.says_exhausted and error.code is Code.QUEUE_FULL:
                 error = Exhausted.instead_of(error)
-            self._receiver.refused(error)
+            self._let_go().refused(error)
 
     def cancel(self) -> None:
         if self._end("cancelled"):
@@ -156,6 +157,12 @@ class Sent:
                 self._again.cancel()
             elif self._withdraw is not None:
                 self._withdraw(self._id)
+
+    def _let_go(self) -> Receiver:
+        """The receiver, which knows this: without the circle both are gone at once, and nobody has to collect them."""
+        receiver = self._receiver
+        del self._receiver
+        return receiver
 
     async def _send_again(self, error: NotLoaded) -> None:
         message = structs.replace(self._template.message, id=self._id)

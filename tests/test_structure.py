@@ -16,6 +16,11 @@ LAYERS = {  # a part may import those below it; the folder's own files are free 
     **dict.fromkeys(("control", "extensions", "plane"), 3),
 }
 MAX_LINES, MAX_FUNCTION_LINES = 300, 60
+FRONTEND_MAY_IMPORT = (  # what names begin with
+    *("service", "compiler", "protos", "numpy", "msgspec", "orjson", "yaml", "filelock", "click", "uvloop"),
+    *("uvicorn", "httptools", "fastapi", "starlette", "anyio", "sniffio", "idna", "pydantic", "typing_", "annotated_"),
+    *("google", "grpc", "cython_runtime", "opentelemetry"),  # of the last only what FastAPI looks for
+)
 
 
 def sources() -> list[Path]:
@@ -67,6 +72,14 @@ def test_parent_frontend_sidecar_and_load_import_no_torch(module: str) -> None:
     program = f"import sys, {module}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_frontend_imports_no_package_that_it_does_not_need() -> None:
+    """There may be one for every few cores: what one imports, each holds."""
+    program = "import sys, service.frontend; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    others = {name for name in done.stdout.split() if not name.startswith(("_", *FRONTEND_MAY_IMPORT))}
+    assert others - sys.stdlib_module_names == set()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda path: path.stem)

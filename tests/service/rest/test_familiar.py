@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from service.rest.familiar import MAX_FORMS, MAX_HEADS, Familiar
 from service.rest.infer import InferLane
 from service.rest.protocol import lane_protocol
 from service.rest.routes import find_route
+from service.template import Sent
 from tests.fakes import FakeCounter, catalog, entry
 from tests.service.rest.test_protocol import Transport, status
 
@@ -222,6 +224,24 @@ def test_pieces_and_pipelines_are_parsed() -> None:
         assert scene.engines.begun == 1
         assert values(await scene.ask(whole)) == [2, 4, 6]
         assert scene.engines.begun == 2
+
+    play(act)
+
+
+def test_a_request_that_came_before_leaves_nothing_for_the_collector() -> None:
+    async def act(scene: Scene) -> None:
+        for _ in range(3):
+            await scene.ask(request(1, 2, 3))
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                await scene.ask(request(1, 2, 3))
+            await scene.ask(request(1, 2, 3), error=QueueFull("no"))
+            kept = [each for each in gc.get_objects() if isinstance(each, Sent)]
+            assert len(kept) == 1, "the connection's last one alone"
+        finally:
+            gc.enable()
 
     play(act)
 
