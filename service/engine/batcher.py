@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
+from service.engine.company import Latencies, Room, Sizes, choose_company, room_of
 from service.engine.latency import Latency
 from service.engine.queues import Queue, Waiting
 from service.errors import QueueFull
@@ -95,9 +97,17 @@ class Batcher:
         """How many rows wait."""
         return self._queue.rows
 
-    def measured(self, seconds: Mapping[int, float]) -> None:
-        """Plan from now on by what batches of each size take."""
-        self.latency = Latency(self.policy.buckets or tuple(range(1, self.policy.max_batch_size + 1)), seconds)
+    @property
+    def latency(self) -> Latency:
+        """What batches take whose requests are not padded."""
+        return self._latencies.plain
+
+    def measured(
+        self, seconds: Mapping[int, float], padded: Mapping[Sizes, Mapping[int, float]] = MappingProxyType({})
+    ) -> None:
+        """Plan from now on by what batches of each size take, and by what they take padded to these sizes."""
+        buckets = self.policy.buckets or tuple(range(1, self.policy.max_batch_size + 1))
+        self._latencies = Latencies(buckets, seconds, padded)
 
     def add(self, waiting: Waiting, *, is_accepted: bool = False) -> None:
         """Let a request wait. Raises QueueFull where too many wait already, or where it would miss its deadline.
@@ -109,11 +119,13 @@ class Batcher:
                 raise _refusal(
                     f"the queue is full: {self._queue.count} requests wait already (max_queue_size "
                     f"{self.policy.max_queue_size}): try again later",
-                    self._backlog(waiting.arrived) if self.latency.is_known else None,
+                    self._backlog(waiting.arrived),
                 )
-            if waiting.deadline is not None and self.latency.is_known:
-                batches = (self._queue.rows + waiting.rows) // self.latency.largest + 1 + len(self._running)
-                if CAUTION * batches * self.latency.slowest_s > waiting.deadline - waiting.arrived:  # at the worst
+            latency = self._latencies.of(waiting.shape)
+            if waiting.deadline is not None and latency.is_known:
+                batches = (self._queue.rows + waiting.rows) // latency.largest + 1 + len(self._running)
+                at_worst = CAUTION * batches * latency.slowest_s  # where all take what this one takes
+                if latency is not self.latency or at_worst > waiting.deadline - waiting.arrived:
                     self._check_in_time(waiting, waiting.arrived, waiting.deadline)
         self._queue.add(waiting)
 
@@ -144,11 +156,11 @@ class Batcher:
         """A batch has been answered, in so many seconds where nothing in it failed."""
         self._running.pop(run.number, None)
         if seconds is not None:
-            self.latency.observed(run.bucket, seconds)
+            self._latencies.of_all([request.shape for request in run.requests]).observed(run.bucket, seconds)
 
-    def bucket(self, rows: int) -> int:
-        """The batch size in which `rows` rows run together."""
-        return self.latency.bucket(rows)
+    def bucket(self, rows: int, shape: Hashable = None) -> int:
+        """The batch size in which `rows` rows run together; `shape` is the room of those that are padded."""
+        return self._latencies.of(shape).bucket(rows)
 
     def _candidates(self) -> list[Waiting]:
         heads = self._queue.heads()
@@ -162,37 +174,61 @@ class Batcher:
 
     def _ready(self, head: Waiting, now: float) -> tuple[int, str, float]:
         """How many rows of this shape may run now and why; 0: none before the time that comes third."""
-        policy, rows = self.policy, self._queue.rows_behind(head)
-        if policy.max_batch_size > 0 and rows >= self.latency.largest:
+        policy, rows, latency = self.policy, self._queue.rows_behind(head), self._latencies.of(head.shape)
+        if policy.max_batch_size > 0 and rows >= latency.largest:
             return rows, "full", now
         if not policy.max_queue_delay_s or not policy.max_batch_size:
             return rows, "idle", now
         due = self._queue.since(head) + policy.max_queue_delay_s
         deadline = self._queue.next_deadline()
-        if deadline is not None and self.latency.is_known:
-            due = min(due, deadline - SPARE * self.latency.seconds(rows))
+        if deadline is not None and latency.is_known:
+            due = min(due, deadline - SPARE * latency.seconds(rows))
         if now >= due:
             return rows, "delay", now
         preferred = bisect_right(policy.preferred, rows)
         if not preferred:
             return 0, "", due
-        return rows if self.latency.is_known else policy.preferred[preferred - 1], "preferred", now
+        return rows if latency.is_known else policy.preferred[preferred - 1], "preferred", now
 
     def _dispatch(self, head: Waiting, rows: int, reason: str, now: float) -> Run:
         """Take the next batch of the best way to divide `rows` rows."""
         oldest = self._queue.oldest()
-        requests = self._queue.take(head, self.latency.first(rows), now)
+        if isinstance(head.shape, Room):
+            requests = self._take_padded(head.shape, rows, now)
+        else:
+            requests = self._queue.take([head.shape], self.latency.first(rows), now)
+        latency = self._latencies.of_all([request.shape for request in requests])
         self._overtakings = self._overtakings + 1 if self._queue.oldest() is oldest else 0
         taken = sum([request.rows for request in requests])
-        if reason == "full" and taken < self.latency.largest:
+        if reason == "full" and taken < latency.largest:
             reason = "idle"  # the next one did not fit
-        bucket = self.latency.bucket(taken)
+        bucket = latency.bucket(taken)
         self._runs += 1
-        if self.latency.is_known:
+        if latency.is_known:
             busy = len(self._running) >= self.policy.instances
             began = max(now, min(self._running.values())) if busy else now  # it was prepared while others run
-            self._running[self._runs] = began + self.latency.seconds(bucket)
+            self._running[self._runs] = began + latency.seconds(bucket)
         return Run(requests, bucket, reason, self._runs)
+
+    def _take_padded(self, head: Room, rows: int, now: float) -> tuple[Waiting, ...]:
+        """Those of the head's sizes, others where that is sooner for both, and in rows left over whatever fits."""
+        shapes: list[Hashable] = [head]
+        room, waiting = head, []
+        if rows < self._latencies.of(head).largest:
+            counts = self._queue.rows_by_shape()
+            order = [each.shape for each in self._queue.heads() if isinstance(each.shape, Room) and each.shape != head]
+            waiting = [(shape, counts[shape]) for shape in order]
+            joined, room, rows = choose_company(head, rows, waiting, self._latencies)
+            shapes += joined
+        taken = self._queue.take(shapes, self._latencies.of(room).first(rows), now)
+        room = room_of([request.shape for request in taken])
+        count = sum(request.rows for request in taken)
+        left = self._latencies.of(room).bucket(count) - count
+        for shape, _ in waiting:
+            if left > 0 and shape not in shapes and room.holds(shape):
+                more = self._queue.take([shape], left, now, takes_one=False)
+                taken, left = (*taken, *more), left - sum(each.rows for each in more)
+        return taken
 
     def _check_in_time(self, waiting: Waiting, now: float, deadline: float) -> None:
         """Raises QueueFull where the answer would come too late.
@@ -202,23 +238,33 @@ class Batcher:
         if not self._queue.count and len(self._running) < self.policy.instances:
             return
         ahead = self._queue.rows_before(waiting)
-        expected, allowed = CAUTION * self._finish(ahead + waiting.rows, now), deadline - now
+        finish = self._finish(ahead, waiting, now)
+        if finish is None:
+            return
+        expected, allowed, rows = CAUTION * finish, deadline - now, math.ceil(sum(ahead.values()))
         if expected > allowed:
             raise _refusal(
-                f"the queue is too long for its deadline: {ahead} rows go before it, its answer is expected in "
+                f"the queue is too long for its deadline: {rows} rows go before it, its answer is expected in "
                 f"{_milliseconds(expected)}, its time ends in {_milliseconds(allowed)}: try again later, or allow more",
                 expected - allowed,
             )
 
-    def _finish(self, rows: int, now: float) -> float:
-        """In how many seconds the last of `rows` rows would be answered that are served before all others."""
-        whole, rest = divmod(max(0, rows - 1), self.latency.largest)
-        before = self._busy(now) + whole * self.latency.seconds(self.latency.largest)
-        return before / self.policy.instances + self.latency.seconds(rest + 1)
+    def _finish(self, ahead: Mapping[Hashable, float], waiting: Waiting, now: float) -> float | None:
+        """In how many seconds `waiting` would be answered, behind what goes before it; None: that is not known."""
+        latency = self._latencies.of(waiting.shape)
+        alike = sum(rows for shape, rows in ahead.items() if self._latencies.of(shape) is latency)
+        whole, rest = divmod(max(0, math.ceil(alike) + waiting.rows - 1), latency.largest)
+        others = {s: math.ceil(rows) for s, rows in ahead.items() if self._latencies.of(s) is not latency}
+        spent = self._latencies.seconds(others)
+        if spent is None:
+            return None
+        before = self._busy(now) + spent + whole * latency.seconds(latency.largest)
+        return before / self.policy.instances + latency.seconds(rest + 1)
 
-    def _backlog(self, now: float) -> float:
-        """In how many seconds all that waits would have been answered."""
-        return (self._busy(now) + self.latency.seconds(self._queue.rows)) / self.policy.instances
+    def _backlog(self, now: float) -> float | None:
+        """In how many seconds all that waits would have been answered; None: that is not known."""
+        spent = self._latencies.seconds(self._queue.rows_by_shape())
+        return None if spent is None else (self._busy(now) + spent) / self.policy.instances
 
     def _busy(self, now: float) -> float:
         """The seconds that instances have yet to work on what they run; none where one is free."""

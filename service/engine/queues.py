@@ -9,8 +9,9 @@ import heapq
 import math
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from heapq import merge
 from typing import Any
 
 PATIENCE_S = 1.0  # a request without a deadline stands where one would that is due so long after it came
@@ -48,13 +49,16 @@ class Waiting:
 
 
 class _Line:
-    """Those of one shape, in order. `since` is when the wait of those here began, `rows` and `near` are their sums."""
+    """Those of one shape, in order. `since` is when the wait of those here began, `rows` and `near` are their sums.
 
-    __slots__ = ("near", "rows", "since", "waiting")
+    The first `drawn` are just being taken.
+    """
+
+    __slots__ = ("drawn", "near", "rows", "since", "waiting")
 
     def __init__(self) -> None:
         self.waiting: list[tuple[Place, Waiting]] = []
-        self.rows = self.near = 0
+        self.rows = self.near = self.drawn = 0
         self.since = math.inf
 
 
@@ -93,16 +97,21 @@ class Queue:
         self._leave(waiting)
         return True
 
-    def take(self, waiting: Waiting, max_rows: int, now: float = 0.0) -> tuple[Waiting, ...]:
-        """Those of the shape of `waiting`, in order, as long as they fit into `max_rows` rows; the first in any case.
+    def take(
+        self, shapes: Sequence[Hashable], max_rows: int, now: float = 0.0, *, takes_one: bool = True
+    ) -> tuple[Waiting, ...]:
+        """Those of these shapes, in order, as long as they fit into `max_rows` rows; the first in any case.
 
-        One that can be divided fills what is left. Its rest stands as if it came `now`, so that others have their turn.
+        Without `takes_one` not even that. One that can be divided fills what is left. Its rest stands as if it came
+        `now`, so that others have their turn.
         """
-        line = self._lines[waiting.shape]
+        lines = [self._lines[shape] for shape in shapes]
+        order = lines[0].waiting if len(lines) == 1 else merge(*(line.waiting for line in lines), key=_place)
         taken: list[Waiting] = []
         rest: Waiting | None = None
-        rows = count = 0
-        for _, first in line.waiting:
+        rows = 0
+        for _, first in order:
+            line = lines[0] if len(lines) == 1 else self._lines[first.shape]
             room, near = max_rows - rows, first.rows if first.divide is None else first.near
             if first.divide is not None and (first.start or first.rows > room) and room > 0:
                 taken.append(_cut(first, min(first.rows, room)))
@@ -110,21 +119,23 @@ class Queue:
                 rest = first if first.rows else None
                 first.is_gone = not first.rows
                 self.count -= first.is_gone
-            elif first.rows <= room or not taken:
+            elif first.rows <= room or (takes_one and not taken):
                 taken.append(first)
                 self._leave(first)
             else:
                 break
             rows += taken[-1].rows
+            line.rows -= taken[-1].rows
             line.near -= near
-            count += 1
+            line.drawn += 1
             if rest is not None:
                 break
-        del line.waiting[:count]
-        line.rows -= rows
-        line.since = min((each.arrived for _, each in line.waiting[:1]), default=math.inf)
-        if not line.waiting:
-            del self._lines[waiting.shape]
+        for shape, line in zip(shapes, lines, strict=True):
+            del line.waiting[: line.drawn]
+            line.drawn = 0
+            line.since = min((each.arrived for _, each in line.waiting[:1]), default=math.inf)
+            if not line.waiting:
+                del self._lines[shape]
         if rest is not None:
             rest.arrived = now
             self._stand(rest, now)
@@ -178,13 +189,17 @@ class Queue:
         """When those of the shape of `waiting` began to wait."""
         return self._lines[waiting.shape].since
 
-    def rows_before(self, waiting: Waiting) -> int:
-        """About how many rows would be served before `waiting`, which is not here yet."""
+    def rows_by_shape(self) -> dict[Hashable, int]:
+        """Rows that wait, of each shape."""
+        return {shape: line.rows for shape, line in self._lines.items()}
+
+    def rows_before(self, waiting: Waiting) -> dict[Hashable, float]:
+        """About how many rows would be served before `waiting`, which is not here yet, of each shape."""
         place = (*_rank_and_due(waiting, waiting.arrived), self._numbered + 1)
-        rows = 0.0
-        for line in self._lines.values():
-            rows += line.near * bisect_left(line.waiting, place, key=_place) / len(line.waiting)
-        return math.ceil(rows)
+        return {
+            shape: line.near * bisect_left(line.waiting, place, key=_place) / len(line.waiting)
+            for shape, line in self._lines.items()
+        }
 
     def _stand(self, waiting: Waiting, arrived: float) -> None:
         """Take the place that one gets who comes now."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from service.engine.batcher import MAX_OVERTAKINGS, Batcher, Expire, Policy, Run, WaitUntil
+from service.engine.company import Room
 from service.engine.queues import PATIENCE_S, Waiting
 from service.errors import QueueFull
 
@@ -17,6 +20,10 @@ TABLES: tuple[dict[int, float], ...] = (
     {1: 0.01, 2: 0.02, 4: 0.03, 8: 0.08},
 )
 MAX_QUEUE = 12
+SHAPES: dict[bool, tuple[Hashable, ...]] = {
+    False: ("a", "b", "c", "a"),
+    True: (Room((1,)), Room((2,)), Room((4,)), Room((1,), "other")),
+}
 
 
 class Batching(RuleBasedStateMachine):
@@ -30,11 +37,18 @@ class Batching(RuleBasedStateMachine):
         preferred=st.sampled_from([(), (3, 6)]),
         instances=st.integers(1, 3),
         table=st.sampled_from(TABLES),
+        pads=st.booleans(),
     )
-    def begin(self, delay: float, preferred: tuple[int, ...], instances: int, table: dict[int, float]) -> None:
+    def begin(
+        self, delay: float, preferred: tuple[int, ...], instances: int, table: dict[int, float], pads: bool
+    ) -> None:
+        self.shapes = SHAPES[pads]
         self.policy = Policy(8, BUCKETS, delay, MAX_QUEUE, preferred, instances)
         self.batcher = Batcher(self.policy)
-        self.batcher.measured(table)
+        padded: dict[tuple[int, ...], dict[int, float]] = {
+            (size,): {rows: size * spent for rows, spent in table.items()} for size in (1, 2, 4)
+        }
+        self.batcher.measured(table, padded)
         self.now = 0.0
         self.free = instances
         self.running = 0
@@ -46,15 +60,17 @@ class Batching(RuleBasedStateMachine):
     @rule(
         target=requests,
         rows=st.integers(1, 8) | st.integers(9, 40),
-        shape=st.sampled_from("abc"),
+        kind=st.integers(0, 3),
         priority=st.sampled_from([0, 0, 1, 2]),
         patience=st.none() | st.sampled_from([0.005, 0.05, 0.5, 5.0]),
         late=st.none() | st.sampled_from([0.01, 0.1]),
     )
-    def arrives(self, rows: int, shape: str, priority: int, patience: float | None, late: float | None) -> int:
+    def arrives(self, rows: int, kind: int, priority: int, patience: float | None, late: float | None) -> int:
         number = len(self.next_row)
         deadline = None if patience is None else self.now + patience
-        waiting = Waiting(rows, shape, self.now, deadline, priority, number, None if late is None else self.now + late)
+        waiting = Waiting(
+            rows, self.shapes[kind], self.now, deadline, priority, number, None if late is None else self.now + late
+        )
         if rows > 8:
             waiting.divide, waiting.part = lambda start, count: number, 8
         self.next_row[number] = 0
@@ -112,7 +128,7 @@ class Batching(RuleBasedStateMachine):
         assert not is_busy or taken >= self.batcher.latency.largest or run.reason == "idle", (
             "what can grow is not prepared"
         )
-        assert len({request.shape for request in run.requests}) == 1
+        assert len({getattr(request.shape, "rest", request.shape) for request in run.requests}) == 1
         for request in run.requests:
             assert request.deadline is None or request.deadline > self.now
             number = request.payload
