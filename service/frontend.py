@@ -24,6 +24,7 @@ import uvloop
 from service.certificates import Certificates
 from service.control import Control
 from service.engine.client import EngineClients
+from service.engine.lending import Lender
 from service.engine.link import FrameProtocol, inherited_socket
 from service.engine.messages import Answer, Configure, Drain, Followed, Shared, Snapshot, Started, StartFailed
 from service.extensions import Extensions
@@ -41,7 +42,7 @@ from service.rest.protocol import lane_protocol
 from service.rpc.server import RpcOptions, RpcServer, start_rpc
 from service.security import Guard, TokenFileError, make_guard
 from service.settings import Settings
-from service.statistics import Statistics
+from service.statistics import Key, Statistics, Totals
 from service.tls import TlsError, make_tls
 from service.tracing import Watched, make_watched
 
@@ -75,11 +76,12 @@ class Frontend:
         store = process_store()
         assert store.directory is not None, "the parent names it"
         self._counter = RequestRecorder(store)
+        self._statistics = Statistics(store.directory)
         self._engines = EngineClients(self._counter.settle)
         self._plane = Plane(self._engines, self._counter)
         self._parent = ParentLink(lambda ask: self._send(ask))
         self._control = Control(
-            self._plane, Extensions(self._plane, self._parent), totals=Statistics(store.directory).read
+            self._plane, Extensions(self._plane, self._parent), totals=self._totals
         )
         self._orders: asyncio.Queue[Configure | Snapshot | Drain | None] = asyncio.Queue()
         self._send: Callable[[msgspec.Struct], None] = lambda message: None
@@ -106,8 +108,8 @@ class Frontend:
         draining: asyncio.Task[int] | None = None
         while True:
             match await self._orders.get():
-                case Configure() as configure:
-                    pass  # it listens when it knows the models: before, it would deny them
+                case Configure() as configure:  # it listens when it knows the models: before, it would deny them
+                    self._engines.lender = _make_lender(configure)
                 case Snapshot(entries, engines, shared, is_leaving):
                     # Engines first: an entry that reads READY must find its engine.
                     await self._engines.follow(engines)
@@ -174,6 +176,7 @@ class Frontend:
             guard = make_guard(settings.token_file, settings.restricted_api)
             app = create_app(self._plane, self._control, settings, guard)
             app.lane.watcher = self._watched.watcher
+            app.lane.arena = self._engines.lender.arena if self._engines.lender is not None else None
             tls = make_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
             certificates = Certificates(tls) if tls is not None else None
             self._rpc = await start_rpc(
@@ -227,10 +230,25 @@ class Frontend:
         await asyncio.to_thread(self._watched.close)
         return code
 
+    def _totals(self) -> dict[Key, Totals]:
+        """What all processes have counted, with what this one has put off."""
+        self._counter.settle()
+        return self._statistics.read()
+
     def _backend_of(self, model: str, version: str) -> str:
         """What answers requests to it, where it is still served."""
         catalog = self._plane.catalog
         return catalog.entry(model, version).rung if catalog.has(model, version) else ""
+
+
+def _make_lender(configure: Configure) -> Lender | None:
+    """What large tensors travel by; None: by the sockets."""
+    byte_size = Settings.model_validate_json(configure.settings).transport_memory
+    try:
+        return Lender(byte_size) if byte_size else None
+    except OSError as error:
+        log.warning("no memory can be shared with engines, so that large tensors take longer: %s", error)
+        return None
 
 
 def _rpc_options(

@@ -149,6 +149,12 @@ class Settings(BaseModel):
         ge=0,
         description="Largest size of the answers that each frontend keeps, of models that ask for it. 0: none.",
     )
+    transport_memory: Size = Field(
+        256 * MEGABYTE,  # a thousand images of 150 KB under way
+        ge=0,
+        description="Most memory through which a frontend passes large tensors to engines, and each engine back to it; "
+        "what was never needed of it is not taken. 0: they pass through sockets.",
+    )
     http_prefix: access.HttpPrefix = ""
     queue_full_status: access.QueueFullStatus = "unavailable"
     tls_certificate: access.Certificate = None
@@ -236,7 +242,7 @@ def default_text(name: str) -> str:
     default = Settings.model_fields[name].default
     if name == "cache_max_size":
         return f"{default // GIGABYTE}G"
-    if name == "response_cache_max_size":
+    if name in ("response_cache_max_size", "transport_memory"):
         return f"{default // MEGABYTE}M"
     if default is None or default == "":
         return "none"

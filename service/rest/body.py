@@ -67,7 +67,7 @@ async def _read_rest(receive: Receive, first: bytes, limit: int) -> bytearray:
     return body
 
 
-async def unpack(body: bytes | bytearray, headers: dict[bytes, bytes], limit: int) -> bytes | bytearray:
+async def unpack(body: Buffer, headers: dict[bytes, bytes], limit: int) -> Buffer:
     """The body without its Content-Encoding, never more than `limit` bytes."""
     encoding = headers.get(b"content-encoding", b"").strip().lower()
     if encoding in (b"identity", b""):
@@ -77,7 +77,7 @@ async def unpack(body: bytes | bytearray, headers: dict[bytes, bytes], limit: in
     return await asyncio.to_thread(decompress, body, encoding, limit)
 
 
-def decompress(body: bytes | bytearray, encoding: bytes, limit: int) -> bytes:
+def decompress(body: Buffer, encoding: bytes, limit: int) -> bytes:
     """Undo gzip or deflate, never making more than `limit` bytes."""
     if encoding not in FRAMING:
         name = encoding.decode("latin-1")[:40]

@@ -15,6 +15,7 @@ from service.errors import ServiceError
 from service.rest.familiar import Form
 from service.rest.routes import Route
 from service.template import Sent
+from service.tensors import Buffer
 
 
 class _NobodyWaits:
@@ -34,7 +35,7 @@ class LaneCycle:
 
     __slots__ = (
         *("arrived", "chunks", "disconnected", "headers", "keep_alive", "more_body"),
-        *("query", "response_complete", "route", "size", "task"),
+        *("opening", "place", "query", "response_complete", "route", "size", "task"),
     )
 
     def __init__(self, route: Route, query: bytes, headers: dict[bytes, bytes], keep_alive: bool) -> None:
@@ -42,13 +43,28 @@ class LaneCycle:
         self.query = query
         self.headers = headers
         self.keep_alive = keep_alive
-        self.chunks: list[bytes | bytearray] = []
+        self.chunks: list[Buffer] = []
         self.size = 0
+        self.place: memoryview | None = None  # of the body, in place of chunks
+        self.opening = b""  # what came before it, where that can be remembered
         self.task: asyncio.Task[None] | Sent | None = None
         self.arrived = time.monotonic()
         self.more_body = True
         self.response_complete = False
         self.disconnected = False
+
+    def take_place(self) -> memoryview:
+        """Where the body is; this lets go of it, so that it is free when it has been read."""
+        place, self.place = self.place, None
+        assert place is not None, "it was received there"
+        return place
+
+    def take_body(self) -> Buffer:
+        """The same wherever it is."""
+        if self.place is not None:
+            return self.take_place()
+        chunks, self.chunks = self.chunks, []
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def gather(self) -> None:
         """Let the pieces of the body be one."""
@@ -69,16 +85,23 @@ class Writer(Protocol):
 class FamiliarCycle(LaneCycle):
     """One whose like came before: it gets its answer from the engine's connection, without a task."""
 
-    __slots__ = ("_form", "_writer")
+    __slots__ = ("_writer", "form")
 
     def __init__(self, writer: Writer, form: Form) -> None:
         super().__init__(form.head.route, b"", form.head.headers, keep_alive=True)
         self.more_body = False
         self._writer = writer
-        self._form = form
+        self.form = form
+
+    def unfamiliar(self) -> LaneCycle:
+        """The same request as one that goes the usual way; all of it has come."""
+        cycle = LaneCycle(self.route, self.query, self.headers, self.keep_alive)
+        cycle.arrived = self.arrived
+        cycle.chunks = [self.opening, self.take_place()]
+        return cycle
 
     def answered(self, result: Result, outputs: list[memoryview]) -> None:
-        self._writer.write_familiar(self, *self._form.answer(result, outputs))
+        self._writer.write_familiar(self, *self.form.answer(result, outputs))
 
     def refused(self, error: ServiceError) -> None:
         self._writer.refuse_familiar(self, error)

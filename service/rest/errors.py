@@ -5,6 +5,8 @@ Knows nothing of gRPC; `rpc/errors.py` has the other table.
 
 from __future__ import annotations
 
+import http
+
 import orjson
 
 from service.errors import Code, InvalidInput, ServiceError
@@ -30,6 +32,7 @@ STATUS = {
 Headers = list[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")  # exactly: KServe's client compares the text
 BODY_TOO_LARGE, HEAD_TOO_LARGE = 413, 431  # where HTTP itself is refused, before there is a request
+STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
 
 
 class UnknownEncoding(InvalidInput):

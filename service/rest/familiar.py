@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from service.engine.lending import LENT_BYTES
 from service.engine.messages import Result
 from service.errors import ServiceError
 from service.limits import Limits
@@ -39,13 +40,14 @@ PLAIN = frozenset(
 class Head:
     """A head that came before, with the sizes that it says: of the body, and of the JSON in it."""
 
-    __slots__ = ("body_bytes", "forms", "headers", "json_bytes", "route")
+    __slots__ = ("body_bytes", "forms", "headers", "json_bytes", "route", "tensor_bytes")
 
     def __init__(self, route: Route, headers: dict[bytes, bytes], body_bytes: int) -> None:
         self.route = route
         self.headers = headers
         self.body_bytes = body_bytes
         self.json_bytes = int(headers[JSON_SIZE])
+        self.tensor_bytes = body_bytes - self.json_bytes
         self.forms: dict[bytes, Form | None] = {}
 
 
@@ -108,9 +110,15 @@ class Familiar:
         return f"<Familiar {len(self._heads)} heads, {self._form_count} forms>"
 
     def find(self, data: bytes, end: int) -> Form | None:
-        """The form of a request of which all has come: its head ends at `end`. None: take the usual way."""
+        """The form of a request whose head ends at `end`. None: take the usual way.
+
+        All of it has come, or all but a part of its tensors where they are large.
+        """
         head = self._heads.get(data[:end])
-        if head is None or len(data) != end + head.body_bytes or self._plane.is_draining:
+        if head is None or self._plane.is_draining:
+            return None
+        missing = end + head.body_bytes - len(data)
+        if missing and not (0 < missing <= head.tensor_bytes >= LENT_BYTES):
             return None
         if self._plane.catalog is not self._catalog:
             self._forget(self._plane.catalog)
@@ -118,14 +126,35 @@ class Familiar:
         text = data[end : end + head.json_bytes]
         if text in head.forms:
             return head.forms[text]
-        return self._learn(head, text, memoryview(data)[end:])
+        return self._learn(head, text, memoryview(data)[end:]) if not missing else None
+
+    def holds(self, form: Form) -> bool:
+        """Whether requests of this form may still be sent by it."""
+        return self._plane.catalog is self._catalog and not self._plane.is_draining
+
+    def learn(self, opening: bytes, body: memoryview, route: Route, headers: dict[bytes, bytes]) -> None:
+        """A request has come in the usual way, piece by piece: its head and its body."""
+        if self._plane.catalog is not self._catalog:
+            self._forget(self._plane.catalog)
+        self._remember(opening, route, headers, len(body))
+        head = self._heads.get(opening)
+        if (
+            head is not None
+            and head.json_bytes <= MAX_BYTES
+            and (text := bytes(body[: head.json_bytes])) not in head.forms
+        ):
+            self._learn(head, text, body)
 
     def remember(self, data: bytes, route: Route, headers: dict[bytes, bytes], size: int) -> None:
         """A request has come in the usual way, by this data, with a body of `size` bytes: is it plain, and whole?"""
+        end = data.find(HEAD_END, 0, MAX_BYTES) + len(HEAD_END)
+        if end >= len(HEAD_END) and len(data) == end + size:
+            self._remember(data[:end], route, headers, size)
+
+    def _remember(self, opening: bytes, route: Route, headers: dict[bytes, bytes], size: int) -> None:
         if JSON_SIZE not in headers or route.door not in ("v2", "v1") or not headers.keys() <= PLAIN:
             return
-        end = data.find(HEAD_END, 0, MAX_BYTES) + len(HEAD_END)
-        if end < len(HEAD_END) or len(data) != end + size or data[:end] in self._heads:
+        if len(opening) > MAX_BYTES or opening in self._heads:
             return
         if headers.get(b"content-length") != b"%d" % size or not _is_size(headers[JSON_SIZE], size):
             return
@@ -133,7 +162,7 @@ class Familiar:
             return  # its answer must be packed
         if len(self._heads) >= MAX_HEADS:
             self._forget(self._plane.catalog)
-        self._heads[data[:end]] = Head(route, headers, size)
+        self._heads[opening] = Head(route, headers, size)
 
     def _forget(self, catalog: Catalog) -> None:
         self._heads.clear()

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs
 import msgspec
 from msgspec.structs import replace
 
+from service.engine.arena import Arena
 from service.errors import ExecutionFailed, InvalidInput, ServiceError, TooLarge
 from service.limits import Limits
 from service.load_report import ASK_LOAD, LOAD, load_report
@@ -22,6 +23,7 @@ from service.observe.watching import CLIENT_LEFT, LEFT, Watch, Watcher
 from service.plane import Plane
 from service.rest.body import Receive, choose_encoding, compress, read_body, unpack
 from service.rest.codec import encode_infer, parse_infer
+from service.rest.cycle import LaneCycle
 from service.rest.doors import Answer, Content, Translated
 from service.rest.errors import JSON, Headers, error_answer, error_body
 from service.rest.events import send_events
@@ -49,8 +51,13 @@ class Asked(msgspec.Struct, frozen=True):
     route: Route
     query: bytes
     headers: dict[bytes, bytes]
-    body: bytes | bytearray
+    body: Buffer
     arrived: float
+
+
+def asked_of(cycle: LaneCycle) -> Asked:
+    """The request that has come on a connection, which lets go of its body."""
+    return Asked(cycle.route, cycle.query, cycle.headers, cycle.take_body(), cycle.arrived)
 
 
 class InferLane:
@@ -64,6 +71,7 @@ class InferLane:
         self.opening = b""  # of answers: status and the server's own headers, as made of `opened_with`
         self.opened_with: Headers = []
         self.watcher: Watcher | None = None
+        self.arena: Arena | None = None  # where large bodies are received
         self._guard = guard
         self._plane = plane
         self._v1 = V1(plane)
@@ -209,6 +217,7 @@ class InferLane:
                 body = await unpack(body, headers, self.limits.body_bytes)
             if route.door == "v2" or (route.door == "v1" and JSON_SIZE in headers):
                 return self._translate_v2(bare, headers, body)
+            assert not isinstance(body, memoryview), "other doors' bodies are not received in shared memory"
             return await self._translate_by_door(bare, asked, body)
         except ServiceError as error:
             self._plane.refused(bare, error)
@@ -231,7 +240,7 @@ class InferLane:
             case _:
                 return await self._v1.translate(bare, content)
 
-    def _translate_v2(self, bare: InferRequest, headers: dict[bytes, bytes], body: bytes | bytearray) -> Translated:
+    def _translate_v2(self, bare: InferRequest, headers: dict[bytes, bytes], body: Buffer) -> Translated:
         """An Open Inference Protocol v2 request, JSON with or without binary tensors, or raw binary."""
         size = headers.get(JSON_SIZE)
         if size == b"0":

@@ -7,44 +7,38 @@ held to their limits here, before anything else sees them.
 
 from __future__ import annotations
 
-import http
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import ServiceError
 from service.rest.body import too_large
 from service.rest.cycle import FamiliarCycle, LaneCycle
 from service.rest.doors import Answer
-from service.rest.errors import BODY_TOO_LARGE, HEAD_TOO_LARGE, error_body
+from service.rest.errors import BODY_TOO_LARGE, HEAD_TOO_LARGE, STATUS_LINES, error_body
 from service.rest.familiar import HEAD_END, MAX_BYTES
-from service.rest.infer import Asked, InferLane
+from service.rest.infer import InferLane, asked_of
+from service.rest.offer import has_offer, without_offer
+from service.rest.patient import PatientProtocol
+from service.rest.receiving import BodyReceiver, find_place, new_parser
 from service.rest.routes import find_route
 
-STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
 MAX_PIECES = 4096  # of a body, each an object of its own; more are gathered, or a slow client fills memory with them
-# Java's client offers HTTP/2 so with each first request; the parser would take the body for the other protocol's bytes.
-OFFER = re.compile(rb"\r\nupgrade:[ \t]*h2c(?=\r\n)", re.IGNORECASE)
-OFFER_BYTES = 8192  # of a head are searched for it
 NOT_HTTP = "what came is not a valid HTTP/1.1 request: the connection is closed"
 JOIN_BYTES = 64 * 1024  # below this, one write of a joined buffer is cheaper than several buffers
 
 
-class LaneProtocol(HttpToolsProtocol):
+class LaneProtocol(PatientProtocol):
     """uvicorn makes one of these for each connection; `lane` is set in the subclass that `lane_protocol` makes."""
 
     lane: InferLane
     serves_lane = True
     _in_head = False
-    _is_between = True  # requests: what comes next is a head
     _head_bytes = 0  # of the head that is being read, before `_arriving` more
-    _arriving = 0
-    _chunk_count = 0
+    _arriving = _chunk_count = 0
+    _receiver: BodyReceiver | None = None
     _refusal: tuple[int, str] | None = None
-    _idle_since = 0.0
 
     def data_received(self, data: bytes) -> None:
         """As the parent's, with the head held to its limit. What came before goes a shorter way."""
@@ -52,8 +46,8 @@ class LaneProtocol(HttpToolsProtocol):
         if is_first and self.serves_lane and self._serve_familiar(data):
             return
         self._arriving = len(data)
-        if self._is_between and data.find(b"h2c", 0, OFFER_BYTES) >= 0:
-            data, is_first = _without_offer(data), False
+        if self._is_between and has_offer(data):
+            data, is_first = without_offer(data), False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -68,22 +62,65 @@ class LaneProtocol(HttpToolsProtocol):
                 self._refusal = (HEAD_TOO_LARGE, self._head_too_large())
                 self.send_400_response("")
         cycle: Any = self.cycle
-        if is_first and self._is_between and type(cycle) is LaneCycle and cycle.keep_alive:
+        if type(cycle) is not LaneCycle:
+            return
+        if is_first and self._is_between and cycle.keep_alive:
             self.lane.familiar.remember(data, cycle.route, cycle.headers, cycle.size)
+        elif cycle.place is not None and cycle.more_body:
+            if is_first and cycle.keep_alive:
+                cycle.opening = data[: data.find(HEAD_END) + len(HEAD_END)]
+            self.parser = new_parser(self)
+            self._receive(cycle.place[cycle.size :])
+
+    def _receive(self, place: memoryview) -> None:
+        """The rest of a body goes there."""
+        if self._receiver is None:
+            self._receiver = BodyReceiver(self, self.transport)
+        self._receiver.expect(place)
+
+    def body_received(self) -> None:
+        """The place of the body is full."""
+        cycle: Any = self.cycle
+        if type(cycle) is FamiliarCycle:
+            self._is_between = True
+            cycle.more_body = False
+            if self.lane.familiar.holds(cycle.form):
+                self._send_familiar(cycle, cycle.take_place())
+                return
+            cycle = cycle.unfamiliar()  # what serves has changed meanwhile
+            self.cycle = cycle
+        self.on_message_complete()
+        if cycle.opening:
+            self.lane.familiar.learn(cycle.opening, cycle.place, cycle.route, cycle.headers)
 
     def _serve_familiar(self, data: bytes) -> bool:
-        """True where it is one whole request whose head and JSON came before: it is on its way."""
+        """True where it is one request whose head and JSON came before: it is on its way, or comes."""
         end = data.find(HEAD_END, 0, MAX_BYTES) + len(HEAD_END)
         form = self.lane.familiar.find(data, end) if end >= len(HEAD_END) else None
         if form is None or not self.lane.admits(form.head.headers):
             return False
         if self.lane.watcher is not None and not self.lane.watcher.passes_by(form.head.route.model):
             return False  # somebody wants to see this request
-        cycle = FamiliarCycle(self, form)
-        self.cycle = cycle  # type: ignore[assignment]
-        tensors = form.tensors(memoryview(data)[end + form.head.json_bytes :])
-        cycle.task = self.lane.templates.send(form.template, tensors, cycle.arrived, cycle)
+        start = end + form.head.json_bytes
+        tensors, place = memoryview(data)[start:], None
+        if len(tensors) < form.head.tensor_bytes:
+            place = self.lane.arena.take(form.head.tensor_bytes) if self.lane.arena is not None else None
+            if place is None:
+                return False
+        cycle: Any = FamiliarCycle(self, form)
+        self.cycle = cycle
+        if place is None:
+            self._send_familiar(cycle, tensors)
+            return True
+        place[: len(tensors)] = tensors
+        cycle.place, cycle.opening, cycle.more_body = place, data[end:start], True
+        self._is_between = False
+        self._receive(place[len(tensors) :])
         return True
+
+    def _send_familiar(self, cycle: FamiliarCycle, tensors: memoryview) -> None:
+        blobs = cycle.form.tensors(tensors)
+        cycle.task = self.lane.templates.send(cycle.form.template, blobs, cycle.arrived, cycle)
 
     def write_familiar(self, cycle: FamiliarCycle, start: bytes, tensors: Sequence[memoryview]) -> None:
         """The answer: `start` is the rest of its head and its JSON."""
@@ -144,13 +181,17 @@ class LaneProtocol(HttpToolsProtocol):
             super().on_headers_complete()
         else:
             self.cycle = cycle  # type: ignore[assignment]
+            cycle.place = find_place(self.lane.arena, cycle)
 
     def on_body(self, body: bytes) -> None:
         cycle: Any = self.cycle
         if type(cycle) is not LaneCycle:
             super().on_body(body)
         elif not cycle.response_complete:
-            cycle.chunks.append(body)
+            if cycle.place is not None:
+                cycle.place[cycle.size : cycle.size + len(body)] = body
+            else:
+                cycle.chunks.append(body)
             cycle.size += len(body)
             if cycle.size > self.lane.limits.body_bytes:
                 self._write(cycle, self.lane.refusal(too_large(cycle.size, self.lane.limits.body_bytes)))
@@ -176,41 +217,10 @@ class LaneProtocol(HttpToolsProtocol):
             self.tasks.add(cycle.task)
             cycle.task.add_done_callback(self.tasks.discard)
 
-    def on_response_complete(self) -> None:
-        """As the parent's, with one timer for a connection where that has one for each answer."""
-        self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
-        if self.flow.read_paused:
-            self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-            return
-        self._idle_since = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self._watch_idleness(self.timeout_keep_alive)
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Close the connection where nothing has come for long; where something has, look again."""
-        self.timeout_keep_alive_task = None
-        if not self._is_between or not self.cycle.response_complete:
-            return  # the end of what is under way starts it anew
-        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if left > 0:
-            self._watch_idleness(left)
-        elif not self.transport.is_closing():
-            self.transport.close()
-
-    def _watch_idleness(self, seconds: float) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
-
     def connection_lost(self, exc: Exception | None) -> None:
         cycle: Any = self.cycle
         if isinstance(cycle, LaneCycle) and cycle.task is not None:
             cycle.task.cancel()  # nobody waits for the answer: what still waits in a queue need not run
-        if self.timeout_keep_alive_task is not None:
-            self.timeout_keep_alive_task.cancel()
-            self.timeout_keep_alive_task = None
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -257,8 +267,7 @@ class LaneProtocol(HttpToolsProtocol):
         return LaneCycle(route, query, headers, self.parser.should_keep_alive())
 
     async def _answer(self, cycle: LaneCycle) -> None:
-        body = cycle.chunks[0] if len(cycle.chunks) == 1 else b"".join(cycle.chunks)
-        self._write(cycle, await self.lane.answer(Asked(cycle.route, cycle.query, cycle.headers, body, cycle.arrived)))
+        self._write(cycle, await self.lane.answer(asked_of(cycle)))
         await self._drain(cycle)
 
     def _write(self, cycle: LaneCycle, answer: Answer) -> None:
@@ -280,15 +289,10 @@ class LaneProtocol(HttpToolsProtocol):
 
     def _done(self, cycle: LaneCycle) -> None:
         cycle.response_complete = True
+        cycle.place = None
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
-
-
-def _without_offer(data: bytes) -> bytes:
-    """The head without its offer to speak HTTP/2, which is declined by answering as if it were not there."""
-    head, blank, rest = data.partition(b"\r\n\r\n")
-    return OFFER.sub(b"", head + b"\r\n").removesuffix(b"\r\n") + blank + rest
 
 
 def lane_protocol(lane: InferLane, *, serves_lane: bool = True) -> type[LaneProtocol]:
