@@ -9,19 +9,23 @@ from service.repository.catalog import Entry
 from service.tensors import InferRequest
 
 
-def deadline_of(request: InferRequest, entry: Entry, now: float) -> float | None:
+def patience_of(request: InferRequest, entry: Entry) -> float | None:
+    """The seconds after which it must not run any more, by its timeout; None: there is no such."""
+    return _timeout_s(request, entry) if entry.batching.timeout_action == "reject" else None
+
+
+def deadline_of(patience_s: float | None, deadline: float | None, now: float) -> float | None:
     """When it must not run any more: the client's own deadline or the end of its timeout, whichever is first."""
-    due = _timeout(request, entry, now) if entry.batching.timeout_action == "reject" else None
-    if due is None or request.deadline is None:
-        return request.deadline if due is None else due
-    return min(due, request.deadline)
+    if patience_s is None:
+        return deadline
+    return now + patience_s if deadline is None else min(now + patience_s, deadline)
 
 
 def late_of(request: InferRequest, entry: Entry, now: float) -> float | None:
     """When its timeout lets others go first, where the model has that in place of refusing it."""
-    return _timeout(request, entry, now) if entry.batching.timeout_action == "delay" else None
+    timeout_s = _timeout_s(request, entry) if entry.batching.timeout_action == "delay" else None
+    return None if timeout_s is None else now + timeout_s
 
 
-def _timeout(request: InferRequest, entry: Entry, now: float) -> float | None:
-    timeout_us = request.timeout_us or entry.batching.timeout_us
-    return now + timeout_us / 1e6 if timeout_us else None
+def _timeout_s(request: InferRequest, entry: Entry) -> float | None:
+    return (request.timeout_us or entry.batching.timeout_us) / 1e6 or None

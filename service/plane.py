@@ -20,7 +20,7 @@ from service.defaults import fill_inputs
 from service.engine.messages import Infer, Result
 from service.errors import OUTCOMES, Code, Exhausted, NotFound, ServiceError, Unavailable, Unsupported
 from service.gpu_places import place, take_places, tell_places
-from service.patience import deadline_of, late_of
+from service.patience import deadline_of, late_of, patience_of
 from service.repository.catalog import Catalog, Entry
 from service.response_cache import ResponseCache, digest_inputs
 from service.shared_memory import CudaRegion, Regions, write_outputs
@@ -232,7 +232,7 @@ class Plane:
             rows,
             tuple([tensor.shape for tensor in inputs]),
             tuple([len(tensor.data) for tensor in inputs]),
-            deadline_of(request, entry, now := self._clock()),
+            deadline_of(patience_of(request, entry), request.deadline, now := self._clock()),
             request.priority,
             entry.contract,
             request.sequence if entry.sequencing is not None or entry.ensemble is not None else None,

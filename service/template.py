@@ -22,6 +22,7 @@ from service.engine.messages import Infer, Result
 from service.engine.responses import Answer, Waiter
 from service.engine.transport import FrameTemplate
 from service.errors import OUTCOMES, Code, ExecutionFailed, Exhausted, NotLoaded, ServiceError
+from service.patience import deadline_of, late_of, patience_of
 from service.repository.catalog import Entry
 from service.tensors import Buffer, InferRequest, Tensor
 
@@ -45,7 +46,7 @@ class Sender(Protocol):
     """What is asked of `engine/client.py`."""
 
     def begin(
-        self, number: int, frame: FrameTemplate, blobs: Sequence[Buffer], waiter: Waiter
+        self, number: int, frame: FrameTemplate, blobs: Sequence[Buffer], waiter: Waiter, deadline: float | None
     ) -> Callable[[int], None]: ...
     async def resend(self, message: Infer, blobs: Sequence[Buffer], error: NotLoaded) -> Answer: ...
 
@@ -55,7 +56,7 @@ class Template:
 
     __slots__ = (
         *("_filled", "_is_whole", "_order", "_picked"),
-        *("entry", "frame", "message", "request", "rows", "sizes", "tally"),
+        *("entry", "frame", "message", "patience_s", "request", "rows", "sizes", "tally"),
     )
 
     def __init__(
@@ -67,6 +68,7 @@ class Template:
         self.entry = entry
         self.message = message
         self.rows = message.rows
+        self.patience_s = patience_of(request, entry)
         self.tally = tally
         self.sizes = tuple(len(tensor.data) for tensor in request.inputs)
         self.frame = FrameTemplate(message, sum(message.sizes))
@@ -103,7 +105,10 @@ class Template:
 class Sent:
     """A request that is under way. `cancel` forgets it; nothing happens where it has ended."""
 
-    __slots__ = ("_again", "_arrived", "_blobs", "_id", "_is_over", "_receiver", "_template", "_templates", "_withdraw")
+    __slots__ = (
+        *("_again", "_arrived", "_blobs", "_deadline", "_id", "_is_over", "_receiver"),
+        *("_template", "_templates", "_withdraw"),
+    )
 
     def __init__(
         self, templates: Templates, template: Template, blobs: Sequence[Buffer], arrived: float, receiver: Receiver
@@ -116,13 +121,14 @@ class Sent:
         self._is_over = False
         self._again: asyncio.Task[None] | None = None
         self._id = 0
+        self._deadline: float | None = None
         self._withdraw: Callable[[int], None] | None = None
 
-    def begin(self, number: int) -> None:
+    def begin(self, number: int, deadline: float | None) -> None:
         """Give it to an engine."""
-        self._id = number
+        self._id, self._deadline = number, deadline
         try:
-            self._withdraw = self._templates.engines.begin(number, self._template.frame, self._blobs, self)
+            self._withdraw = self._templates.engines.begin(number, self._template.frame, self._blobs, self, deadline)
         except NotLoaded as error:
             self.set_exception(error)
 
@@ -165,7 +171,7 @@ class Sent:
         return receiver
 
     async def _send_again(self, error: NotLoaded) -> None:
-        message = structs.replace(self._template.message, id=self._id)
+        message = structs.replace(self._template.message, id=self._id, deadline=self._deadline)
         try:
             answer = await self._templates.engines.resend(message, self._blobs, error)
         except ServiceError as final:
@@ -216,15 +222,23 @@ class Templates:
         message, _ = self.plane.message(structs.replace(request, inputs=inputs), entry, rows)
         tally = self._tally(request.model, entry.version, request.protocol, rows)
         filled = inputs[len(request.inputs) :]
-        return Template(request, filled, entry, structs.replace(message, id=0), tally)
+        return Template(request, filled, entry, structs.replace(message, id=0, deadline=None), tally)
 
-    def send(self, template: Template, blobs: Sequence[Buffer], arrived: float, receiver: Receiver) -> Sent:
+    def send(
+        self,
+        template: Template,
+        blobs: Sequence[Buffer],
+        arrived: float,
+        receiver: Receiver,
+        deadline: float | None = None,
+    ) -> Sent:
         """Give it to an engine, with its tensors in the order of the request. The receiver may be told before this
-        returns."""
+        returns. `deadline` is the client's own."""
         plane = self.plane
         plane.in_flight += 1
         sent = Sent(self, template, template.arrange(blobs), arrived, receiver)
-        sent.begin(plane.next_id())
+        patience_s = template.patience_s
+        sent.begin(plane.next_id(), deadline if patience_s is None else deadline_of(patience_s, deadline, arrived))
         return sent
 
 
@@ -239,9 +253,8 @@ def _is_plain(request: InferRequest, entry: Entry) -> bool:
         or request.shared_inputs
         or request.shared_outputs
         or request.trace
-        or request.timeout_us
-        or entry.batching.timeout_us
         or request.deadline is not None
+        or late_of(request, entry, 0.0) is not None
         or any(output.classification for output in request.outputs)
         or any(spec.datatype == "BYTES" for spec in entry.inputs)
     )

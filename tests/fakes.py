@@ -75,7 +75,9 @@ class FakeEngines:
     def know(self, found: Entry) -> None:
         self._entries[found.name] = found
 
-    def begin(self, number: int, frame: FrameTemplate, blobs: Sequence[Any], waiter: Any) -> Callable[[int], None]:
+    def begin(
+        self, number: int, frame: FrameTemplate, blobs: Sequence[Any], waiter: Any, deadline: float | None
+    ) -> Callable[[int], None]:
         raise NotLoaded("these answer through `resend` alone")
 
     async def resend(self, message: Infer, blobs: Sequence[Any], error: NotLoaded) -> tuple[Result, list[memoryview]]:

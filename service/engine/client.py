@@ -83,14 +83,16 @@ class EngineClient:
             self._pending.pop(message.id, None)
             self._leave()
 
-    def begin(self, number: int, frame: FrameTemplate, blobs: Blobs, waiter: Waiter) -> Callable[[int], None]:
+    def begin(
+        self, number: int, frame: FrameTemplate, blobs: Blobs, waiter: Waiter, deadline: float | None
+    ) -> Callable[[int], None]:
         """Send a request whose message is laid out; the waiter gets its answer, or what `infer` raises."""
         assert self._protocol is not None, "only those that are open are chosen"
         self._pending[number] = waiter
         if self._memory is not None and frame.body_size >= LENT_BYTES and (body := self._memory.lend(number, blobs)):
-            self._protocol.send_buffers(frame.lent(number, body))
+            self._protocol.send_buffers(frame.lent(number, body, deadline))
         else:
-            self._protocol.send_buffers([frame.begin(number), *blobs])
+            self._protocol.send_buffers([frame.begin(number, deadline), *blobs])
         return self._withdraw
 
     def _ask(self, protocol: FrameProtocol[Result | Failure | Dropped], message: Infer, blobs: Blobs) -> None:
@@ -234,7 +236,9 @@ class EngineClients:
             except NotLoaded as error:
                 await self.resender.wait(message, error)
 
-    def begin(self, number: int, frame: FrameTemplate, blobs: Blobs, waiter: Waiter) -> Callable[[int], None]:
+    def begin(
+        self, number: int, frame: FrameTemplate, blobs: Blobs, waiter: Waiter, deadline: float | None
+    ) -> Callable[[int], None]:
         """The same for a message that is laid out: no coroutine. What it returns takes the request back, by its number.
 
         Raises NotLoaded where there is no engine; where that is what the waiter is told, `resend` goes on.
@@ -243,7 +247,7 @@ class EngineClients:
         if not usable:
             raise _absent()
         chosen = usable[0] if len(usable) == 1 else min(usable, key=lambda client: client.outstanding)
-        return chosen.begin(number, frame, blobs, waiter)
+        return chosen.begin(number, frame, blobs, waiter, deadline)
 
     async def resend(self, message: Infer, blobs: Blobs, error: NotLoaded) -> Answer:
         """Run it on another engine, after `error`."""

@@ -10,6 +10,7 @@ Where the first number has its highest bit set, the body says where tensors lie,
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar, cast
 
@@ -21,8 +22,11 @@ OWN_BYTES = 32 * 1024  # a frame from here on is read into memory of its own: tw
 MAX_HEADER_BYTES = 64 * 1024 * 1024  # a snapshot of a thousand models with labels takes a few MB
 JOIN_BYTES = 64 * 1024
 LENT = 1 << 31  # added to the header's length
-MAX_ID = 2**64 - 1
-ID_MARK = b"\xcf" + MAX_ID.to_bytes(8, "big")  # as msgpack has it
+MAX_ID, MAX_DEADLINE = 2**64 - 1, sys.float_info.max
+FLOAT = struct.Struct(">d")
+ID_MARK = b"\xcf" + MAX_ID.to_bytes(8, "big")  # all three as msgpack has them
+DEADLINE_MARK = b"\xcb" + FLOAT.pack(MAX_DEADLINE)
+NONE = b"\xc0"
 
 T = TypeVar("T")
 Blob = bytes | bytearray | memoryview
@@ -55,32 +59,40 @@ def joined(buffers: list[bytes | bytearray | memoryview]) -> list[bytes | bytear
 
 
 class FrameTemplate:
-    """The frames of messages that are equal but for their `id`, and of bodies of one size: encoded once.
+    """The frames of messages that are equal but for their `id` and `deadline`, and of bodies of one size: encoded once.
 
-    `message.id` is replaced by the largest number of 64 bits, whose nine bytes show where the id belongs.
+    Both are replaced by the largest numbers there are, whose nine bytes show where they belong.
     """
 
-    __slots__ = ("_after", "_before", "_head", "_head_bytes", "body_size")
+    __slots__ = ("_after", "_before", "_between", "_bounded_after", "_bounded_before", "body_size")
 
     def __init__(self, message: msgspec.Struct, body_size: int) -> None:
-        header = _encoder.encode(msgspec.structs.replace(message, id=MAX_ID))
-        before, mark, after = header.partition(ID_MARK)
-        assert mark, "a message has an id"
-        assert ID_MARK not in after, "only the id is so large"
-        self._head = before + ID_MARK[:1]
-        self._head_bytes = len(header)
-        self._before = PREFIX.pack(len(header), body_size) + self._head
-        self._after = after
+        header = _encoder.encode(msgspec.structs.replace(message, id=MAX_ID, deadline=MAX_DEADLINE))
+        before, found, rest = header.partition(ID_MARK)
+        between, also_found, after = rest.partition(DEADLINE_MARK)
+        assert found, "a message has an id"
+        assert also_found, "it has a deadline behind it"
+        assert ID_MARK not in rest, "only the id is so large"
+        assert DEADLINE_MARK not in after, "only the deadline is so late"
+        before += ID_MARK[:1]
+        bounded_size = len(header)
+        self._bounded_before = PREFIX.pack(bounded_size, body_size) + before
+        self._between, self._bounded_after = between + DEADLINE_MARK[:1], after
+        self._before = PREFIX.pack(bounded_size - len(DEADLINE_MARK) + len(NONE), body_size) + before
+        self._after = between + NONE + after
         self.body_size = body_size
 
-    def begin(self, number: int) -> bytes:
+    def begin(self, number: int, deadline: float | None = None) -> bytes:
         """What the frame of this id begins with; the tensors follow it."""
-        return self._before + number.to_bytes(8, "big") + self._after
+        if deadline is None:
+            return self._before + number.to_bytes(8, "big") + self._after
+        until = FLOAT.pack(deadline)
+        return self._bounded_before + number.to_bytes(8, "big") + self._between + until + self._bounded_after
 
-    def lent(self, number: int, body: Sequence[Blob]) -> list[Blob]:
+    def lent(self, number: int, body: Sequence[Blob], deadline: float | None = None) -> list[Blob]:
         """The frame of this id whose body says where its tensors lie."""
-        prefix = PREFIX.pack(self._head_bytes + LENT, sum(map(len, body)))
-        return [prefix + self._head + number.to_bytes(8, "big") + self._after, *body]
+        header = self.begin(number, deadline)[PREFIX.size :]
+        return [PREFIX.pack(len(header) + LENT, sum(map(len, body))) + header, *body]
 
 
 class FrameReader(Generic[T]):

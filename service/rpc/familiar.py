@@ -24,6 +24,8 @@ from service.tensors import InferRequest, InferResponse
 
 MAX_KINDS, MAX_FORMS = 1024, 1024  # all are forgotten where there are more: a few MB, whatever clients send
 MAX_BYTES = 4096  # of what a form is known by
+MAX_ID_BYTES = 4096  # a longer one is no id that clients count in
+LONG_HEAD = 3  # bytes before an id whose length takes two
 MAX_TRIES = 8  # messages of one kind that are looked into: some clients send another parameter each time
 MAX_ANSWERS = 64  # to one form, of different shapes: some models answer in any number of them
 
@@ -119,6 +121,11 @@ class Found:
         self.identity = identity
         self.tensors = tensors
 
+    @property
+    def id(self) -> str:
+        """The id alone, without the head of its field."""
+        return self.identity[_read_varint(self.identity, 1)[1] :].decode()
+
 
 class Familiar:
     """What one frontend remembers."""
@@ -143,7 +150,8 @@ class Familiar:
             return None
         start, end = place
         identity = data[start:end]
-        if not identity.isascii():  # as the only check of UTF-8 that is cheap
+        text = identity if end - start < ONE_BYTE + LONG_HEAD else identity[LONG_HEAD:]
+        if not text.isascii():  # as the only check of UTF-8 that is cheap
             return None
         kind = data[:start], len(data) - end
         known = self._kinds.get(kind)
@@ -194,7 +202,8 @@ class Familiar:
 def _find_id(data: bytes) -> tuple[int, int] | None:
     """Where the field of the id begins and ends, behind the two names of the model; nothing is between where it is not.
 
-    None for what does not begin so, or has lengths of several bytes. What is cut short may give numbers beyond its end.
+    None for what does not begin so, or has a name whose length takes several bytes. What is cut short may give numbers
+    beyond its end.
     """
     at = 0
     try:
@@ -211,7 +220,10 @@ def _find_id(data: bytes) -> tuple[int, int] | None:
         size = data[at + 1]
     except IndexError:
         return None
-    return (at, at + 2 + size) if size < ONE_BYTE else None
+    if size < ONE_BYTE:
+        return at, at + 2 + size
+    size, begins = _read_varint(data, at + 1)
+    return (at, begins + size) if ONE_BYTE <= size <= MAX_ID_BYTES else None
 
 
 def _find_raw(data: bytes, at: int) -> list[tuple[int, int]]:

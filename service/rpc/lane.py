@@ -70,18 +70,20 @@ class InferLane(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in
     async def _answer(self, data: bytes, context: Context) -> bytes:
         arrived = time.monotonic()
         found = self._familiar.find(data)
-        if found is None or self._is_seen(found) or context.time_remaining() is not None:
+        if found is None or self._is_seen(found):
             answer = await self._usual(ModelInferRequest.FromString(data), context)
             return answer.SerializeToString()
         under = Under(found)
-        sent = self._templates.send(found.form.template, found.tensors, arrived, under)
+        left_s = context.time_remaining()
+        deadline = None if left_s is None else arrived + left_s
+        sent = self._templates.send(found.form.template, found.tensors, arrived, under, deadline)
         try:
             return await under.answer
         except asyncio.CancelledError:
             sent.cancel()  # nobody waits for the answer: what still waits in a queue need not run
             raise
         except Exception as error:
-            request = replace(found.form.template.request, id=found.identity[2:].decode())
+            request = replace(found.form.template.request, id=found.id)
             await refuse(context, error, fields_of(request))
             raise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 from unittest.mock import Mock
@@ -22,6 +23,8 @@ from service.limits import Limits
 from service.observe.sampling import Sampler, Sampling
 from service.observe.watching import Watcher
 from service.plane import Plane
+from service.repository.catalog import Catalog
+from service.repository.config import Batching
 from service.rest.familiar import MAX_FORMS, MAX_HEADS, Familiar
 from service.rest.infer import InferLane
 from service.rest.protocol import lane_protocol
@@ -41,6 +44,7 @@ class Engines:
         self.withdrawn: list[int] = []
         self.asked = self.begun = self.resent = 0
         self.absent = False
+        self.resent_until: float | None = None
         self._reader: FrameReader[Infer] = FrameReader(Infer)
 
     async def infer(self, message: Infer, blobs: Sequence[Any]) -> Answer:
@@ -50,11 +54,13 @@ class Engines:
     def stream(self, message: Infer, blobs: Sequence[Any]) -> AsyncGenerator[Answer]:
         raise NotImplementedError
 
-    def begin(self, number: int, frame: FrameTemplate, blobs: Sequence[Any], waiter: Waiter) -> Callable[[int], None]:
+    def begin(
+        self, number: int, frame: FrameTemplate, blobs: Sequence[Any], waiter: Waiter, deadline: float | None
+    ) -> Callable[[int], None]:
         if self.absent:
             raise NotLoaded("no engine is running")
         self.begun += 1
-        raw = b"".join([frame.begin(number), *blobs])
+        raw = b"".join([frame.begin(number, deadline), *blobs])
         self._reader.buffer()[: len(raw)] = raw
         ((message, body),) = self._reader.received(len(raw))
         assert message.id == number
@@ -63,6 +69,7 @@ class Engines:
 
     async def resend(self, message: Infer, blobs: Sequence[Any], error: NotLoaded) -> Answer:
         self.resent += 1
+        self.resent_until = message.deadline
         return self._answer(message, b"".join(blobs))
 
     def answer(self, error: ServiceError | None = None) -> None:
@@ -170,7 +177,6 @@ def test_the_second_time_it_is_answered_without_a_task_and_with_the_same_bytes()
         request(1, 2, 3, headers=b"Connection: close\r\n"),
         request(1, 2, 3, headers=b"Endpoint-Load-Metrics-Format: TEXT\r\n"),
         request(1, 2, 3, parameters={"binary_data_output": False}),
-        request(1, 2, 3, parameters={"binary_data_output": True, "timeout": 1000}),
         request(1, 2, 3, parameters={"binary_data_output": True, "sequence_id": 7}),
         request(1, 2, 3, outputs=[{"name": "y", "parameters": {"classification": 1, "binary_data": True}}]),
         request(1, 2),
@@ -194,6 +200,39 @@ def test_outputs_in_another_order_and_an_id_belong_to_the_form() -> None:
         assert len(set(answers)) == 1
         assert b'"id":"mine"' in answers[0]
         assert scene.engines.begun == 2
+
+    play(act)
+
+
+@pytest.mark.parametrize(("timeout_us", "own"), [(1_000_000, None), (1_000_000, 5_000_000), (None, 3_000_000)])
+def test_a_timeout_counts_from_the_arrival_of_each(timeout_us: int | None, own: int | None) -> None:
+    """The client's, else the model's."""
+    given = request(1, 2, 3, parameters={"binary_data_output": True} | ({"timeout": timeout_us} if timeout_us else {}))
+
+    async def act(scene: Scene) -> None:
+        scene.plane.follow(Catalog((entry(version="2", batching=Batching(timeout_us=own or 0)),)))
+        await scene.ask(given)
+        deadlines = []
+        for _ in range(2):
+            began = time.monotonic()
+            scene.protocol.data_received(given)
+            ((message, _, _),) = scene.engines.waiting.values()
+            assert message.deadline is not None
+            assert began < message.deadline - (timeout_us or own or 0) / 1e6 < time.monotonic()
+            deadlines.append(message.deadline)
+            scene.engines.answer()
+        assert deadlines[0] < deadlines[1]
+
+    play(act)
+
+
+def test_a_timeout_that_lets_others_go_first_goes_the_usual_way() -> None:
+    async def act(scene: Scene) -> None:
+        batching = Batching(timeout_us=3_000_000, timeout_action="delay")
+        scene.plane.follow(Catalog((entry(version="2", batching=batching),)))
+        for _ in range(3):
+            await scene.ask(request(1, 2, 3))
+        assert (scene.engines.asked, scene.engines.begun) == (3, 0)
 
     play(act)
 

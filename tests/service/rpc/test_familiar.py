@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -69,7 +70,7 @@ def with_outputs(message: ModelInferRequest, *names: str) -> ModelInferRequest:
     return message
 
 
-SEEDS = [double(), double(id="seven"), pair(), pair(id="7"), with_outputs(pair(id="x"), "q", "p")]
+SEEDS = [double(), double(id="seven"), double(id="x" * 150), pair(), pair(id="7"), with_outputs(pair(id="x"), "q", "p")]
 MUTATIONS = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 3), st.binary(max_size=3)), max_size=4)
 
 
@@ -112,7 +113,7 @@ def agree(familiar: Familiar, data: bytes) -> None:
         raise AssertionError(f"found, but refused in the usual way: {error}") from error
     request = found.form.template.request
     assert [bytes(tensor) for tensor in found.tensors] == [tensor.data for tensor in asked.inputs]
-    assert found.identity[2:].decode() == asked.id
+    assert found.id == asked.id
     assert described(request) == described(asked)
 
 
@@ -121,7 +122,7 @@ def described(request: InferRequest) -> Any:
     return request.model, request.version, tensors, request.outputs, request.priority, request.timeout_us
 
 
-@pytest.mark.parametrize("identity", ["", "a", "x" * 127])
+@pytest.mark.parametrize("identity", ["", "a", "x" * 127, "x" * 128, "x" * 4096])
 @pytest.mark.parametrize("asked", [(), ("q",), ("q", "p")])
 def test_the_answer_is_byte_for_byte_that_of_protobuf(identity: str, asked: tuple[str, ...]) -> None:
     seed = with_outputs(pair(), *asked)
@@ -147,7 +148,9 @@ def test_the_answer_is_byte_for_byte_that_of_protobuf(identity: str, asked: tupl
         b"",
         b"\x0a",
         double(id="é").SerializeToString(),
-        double(id="x" * 128).SerializeToString(),
+        double(id="é" + "x" * 200).SerializeToString(),
+        double(id="a").SerializeToString().replace(b"\x1a\x01a", b"\x1a\x01\xff"),
+        double(id="x" * 4097).SerializeToString(),
         double(model_version="9" * 128).SerializeToString(),
         double().SerializeToString() + b"\x1a\x01a",  # the id once more, and it counts
         double().SerializeToString() + b"\x10\x01",  # of a field that is no text
@@ -246,10 +249,36 @@ def test_who_leaves_takes_the_request_back() -> None:
     asyncio.run(check())
 
 
+def test_a_deadline_travels_with_the_request_and_ends_it() -> None:
+    engines = Engines()
+    plane = make_plane(engines)
+
+    async def check() -> None:
+        async with serving(plane) as (_, stub, _channel):
+            await teach(stub)
+            began = time.monotonic()
+            call = asyncio.ensure_future(stub.ModelInfer(double(), timeout=50.0))
+            await until(lambda: bool(engines.waiting))
+            ((message, _, _),) = engines.waiting.values()
+            assert message.deadline is not None
+            assert began + 49 < message.deadline < time.monotonic() + 50.5, "gRPC rounds it up on its way"
+            engines.answer()
+            await call
+            with pytest.raises(grpc.aio.AioRpcError) as late:
+                await stub.ModelInfer(double(), timeout=0.2)
+            assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            await until(lambda: bool(engines.withdrawn))
+            engines.absent = True
+            await stub.ModelInfer(double(), timeout=50.0)
+            assert engines.resent_until is not None, "another engine has no more time"
+
+    asyncio.run(check())
+    assert (engines.asked, engines.begun, plane.in_flight) == (2, 2, 0)
+
+
 @pytest.mark.parametrize(
     "special",
     [
-        {"timeout": 30.0},
         {"metadata": (("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),)},
         {"metadata": (("server-timing", "1"),)},
     ],
