@@ -80,9 +80,7 @@ class Frontend:
         self._engines = EngineClients(self._counter.settle)
         self._plane = Plane(self._engines, self._counter)
         self._parent = ParentLink(lambda ask: self._send(ask))
-        self._control = Control(
-            self._plane, Extensions(self._plane, self._parent), totals=self._totals
-        )
+        self._control = Control(self._plane, Extensions(self._plane, self._parent), totals=self._totals)
         self._orders: asyncio.Queue[Configure | Snapshot | Drain | None] = asyncio.Queue()
         self._send: Callable[[msgspec.Struct], None] = lambda message: None
         self._http: HttpServer | None = None

@@ -29,10 +29,11 @@ Blobs = Sequence[bytes | bytearray | memoryview]
 
 
 class EngineClient:
-    """The connection to one engine. `settle` is called when all answers of one read have been handed out."""
+    """The connection to one engine. `settle` is called when all answers of one read have been
+    handed out: is nothing under way any more?"""
 
     def __init__(
-        self, address: EngineAddress, settle: Callable[[], None] = lambda: None, lender: Lender | None = None
+        self, address: EngineAddress, settle: Callable[[bool], None] = lambda _: None, lender: Lender | None = None
     ) -> None:
         self.address = address
         self._settle = settle
@@ -133,7 +134,7 @@ class EngineClient:
             Result | Failure | Dropped,  # type: ignore[arg-type]
             self._answered,
             self._lost,
-            self._settle,
+            lambda: self._settle(not self.outstanding),
             self._memory.read if self._memory is not None else None,
         )
 
@@ -190,7 +191,7 @@ class EngineClient:
 class EngineClients:
     """All engines of the service, as the last snapshot told."""
 
-    def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, settle: Callable[[bool], None] = lambda _: None) -> None:
         self.lender: Lender | None = None  # set before there are any
         self._settle = settle
         self._clients: dict[EngineAddress, EngineClient] = {}

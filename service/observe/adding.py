@@ -15,6 +15,7 @@ from service.observe.store import Series, Store
 BOUNDS = SECONDS.bounds
 BOUNDS_S = tuple(bound / 1e9 for bound in BOUNDS)
 LAST_BUCKET = len(BOUNDS)
+LAG_S = 0.02  # what is counted together is not counted later than that
 
 
 def series(store: Store, metric: Metric, *labels: str) -> Series:

@@ -10,17 +10,15 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from service.observe import metrics
-from service.observe.adding import BOUNDS, observing, place_all, series
-from service.observe.buckets import ROWS, SECONDS
+from service.observe.adding import BOUNDS, observing, series
+from service.observe.batches import Batch, Batches, Later
+from service.observe.buckets import SECONDS
 from service.observe.metrics import EXEMPLAR_WORDS
 from service.observe.store import MASK, Series, Store
 from service.observe.tally import Tallies, Tally
 from service.observe.traceparent import parse_traceparent
 
-ROWS_BOUNDS = ROWS.bounds
 COUNTED_AS_FAILED = ("failed", "rejected", "timeout", "cancelled")  # what is refused as invalid was no inference
-PHASES = ("stack", "copy_in", "compute", "copy_out")
-PARTS = ("input", "compute", "output")
 
 
 def _ending(store: Store, model: str, version: str, protocol: str, outcome: str) -> Callable[[float, int], None]:
@@ -70,9 +68,9 @@ class RequestRecorder:
         """
         return self._tallies.make(model, version, protocol, rows)
 
-    def settle(self) -> None:
-        """Count now what was added to tallies: the answers are about to leave."""
-        self._tallies.settle()
+    def settle(self, is_idle: bool = True) -> None:
+        """The answers that were added to tallies are about to leave: count them, at once where nothing is under way."""
+        self._tallies.settle(is_idle)
 
     def finished(self, model: str, version: str, protocol: str, outcome: str, seconds: float, rows: int) -> None:
         """Count one request that ended; its latency only where it was answered. No model: no such model."""
@@ -137,19 +135,14 @@ class InnerRecorder:
 class BatchRecorder:
     """What a served version reports about its batches and its queue, from any thread."""
 
-    def __init__(self, store: Store, model: str, version: str) -> None:
+    def __init__(self, store: Store, model: str, version: str, later: Later | None = None) -> None:
         self._store = store
         self._lock = store.lock
         self._key = model, version
-        self._queue = series(store, metrics.PHASE, *self._key, "queue")
-        self._phases = [series(store, metrics.PHASE, *self._key, phase) for phase in PHASES]
-        self._phases.append(series(store, metrics.INPUT, *self._key))
-        self._parts = [series(store, metrics.REQUEST_PHASE_SECONDS, *self._key, part) for part in PARTS]
-        self._rows = series(store, metrics.BATCH, *self._key)
-        self._padding = series(store, metrics.PADDING, *self._key)
+        self._batches = Batches(store, model, version, later)
+        self._padded: list[Series] = []  # where sizes are
         self._depth = series(store, metrics.QUEUE_DEPTH, *self._key)
         self._running = series(store, metrics.RUNNING, *self._key)
-        self._times: dict[int, Series] = {}  # by rows
         self._taken: dict[str, Series] = {}  # by reason
 
     def dispatched(self, reason: str, requests: int) -> None:
@@ -169,38 +162,22 @@ class BatchRecorder:
     def batch(
         self, queue_ns: Sequence[int], phases_ns: tuple[int, int, int, int], rows: int, bucket: int, parts: int = 0
     ) -> None:
-        """One batch has run: nanoseconds each request waited, nanoseconds of each phase, its rows and its bucket.
+        """One batch has run, as `Batch` says. Call `depth` before its requests are answered."""
+        self._batches.add(Batch(queue_ns, phases_ns, rows, bucket, parts))
 
-        `parts` are of requests that had parts in batches before: their wait was counted with the first.
-        """
-        times = self._times.get(rows)
-        if times is None:
-            times = self._times[rows] = series(self._store, metrics.BATCH_TIMES, *self._key, str(rows))
-        stack_ns, copy_in_ns, compute_ns, copy_out_ns = phases_ns
-        input_ns, count = stack_ns + copy_in_ns, len(queue_ns) + parts
-        ordered = sorted(queue_ns)
+    def padded(self, own: int, padding: int) -> None:
+        """The sizes of inputs were padded: elements of requests in the batch, and of padding."""
+        if not self._padded:
+            self._padded = [series(self._store, metrics.PADDED, *self._key, kind) for kind in ("request", "padding")]
         with self._lock:
-            self._queue.words[self._queue.at] += sum(ordered)
-            place_all(self._queue, ordered, BOUNDS)
-            for found, spent in zip(self._phases, (*phases_ns, input_ns), strict=True):
-                words, at = found.words, found.at
-                words[at] += spent
-                words[at + 1 + bisect_left(BOUNDS, spent)] += 1
-            words, at = times.words, times.at
-            words[at] += 1
-            for part, spent in zip(self._parts, (input_ns, compute_ns, copy_out_ns), strict=True):
-                at += 1
-                words[at] += spent
-                part.words[part.at] += count * spent
-            words, at = self._rows.words, self._rows.at
-            words[at] += rows
-            words[at + 1 + bisect_left(ROWS_BOUNDS, rows)] += 1
-            if bucket > rows:
-                self._padding.words[self._padding.at] += bucket - rows
+            for found, elements in zip(self._padded, (own, padding), strict=True):
+                found.words[found.at] += elements
 
     def depth(self, requests: int) -> None:
-        """How many requests wait now."""
+        """How many requests wait now. Where none does, what has run is counted before this returns."""
         self._depth.words[self._depth.at] = requests
+        if not requests:
+            self._batches.settle()
 
     def loaded(self, device: str, memory_bytes: int, queue_limit: int) -> None:
         """Loading it took so much memory of its device; so many requests may wait for it."""

@@ -13,8 +13,9 @@ import yaml
 
 from compiler.manifest import Outcome
 from service.errors import OUTCOMES
+from service.observe.batches import PHASES
 from service.observe.metrics import METRICS
-from service.observe.recorders import PHASES, InnerRecorder
+from service.observe.recorders import InnerRecorder
 
 ROOT = Path(__file__).parents[2]
 RULES = [
