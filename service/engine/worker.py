@@ -51,6 +51,7 @@ from service.engine.served import BatchCounter, Connection, Pending, Served
 from service.engine.transport import split
 from service.engine.visibility import name_inside
 from service.errors import Code, ServiceError
+from service.observe.batches import Later
 from service.observe.logs import follow_log_settings, set_up_logging
 from service.observe.recorders import BatchRecorder, InnerRecorder
 from service.observe.store import Store, process_store
@@ -76,6 +77,7 @@ class Engine:
     def __init__(self, configure: Configure, link: Parent, store: Store, arrival_s: float = ARRIVAL_S) -> None:
         self._device = Device(name_inside(configure.device), configure.threads, configure.device)
         self._store = store
+        self._later = Later()
         self._arrival_s = arrival_s
         self._link = link
         self._holdings = Holdings()
@@ -160,7 +162,7 @@ class Engine:
             model.close()
 
     def _counter(self, name: str, version: str) -> BatchCounter:
-        return BatchRecorder(self._store, name, version)
+        return BatchRecorder(self._store, name, version, self._later)
 
     def _load_all(self) -> None:
         with self._device.stream():  # warming up neither waits for the batches that run meanwhile, nor they for it
