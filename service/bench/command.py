@@ -136,6 +136,13 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     help="Seconds to wait for an answer.",
 )
 @click.option(
+    "--deadline",
+    "deadline_s",
+    type=click.FloatRange(0),
+    default=0.0,
+    help="Seconds that each request grants: gRPC's deadline, HTTP's parameter timeout. Default: it says nothing.",
+)
+@click.option(
     "--max-seconds", "max_s", type=click.FloatRange(1), default=600.0, show_default=True, help="Seconds for everything."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random inputs and arrival times.")
@@ -187,6 +194,7 @@ def _subject(given: dict[str, Any]) -> Subject:
         input_file=given["input_file"],
         seed=given["seed"],
         timeout_s=given["timeout_s"],
+        deadline_s=given["deadline_s"],
     )
 
 

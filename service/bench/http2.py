@@ -57,9 +57,11 @@ def read_settings(body: bytes) -> dict[int, int]:
     return dict(struct.iter_unpack(">HI", body))
 
 
-def request_headers(authority: str, path: str) -> bytes:
-    """The headers of a gRPC call, as one block."""
+def request_headers(authority: str, path: str, deadline_s: float = 0.0) -> bytes:
+    """The headers of a gRPC call, as one block; without a deadline where it is 0."""
     fields = [PATH + _text(path), AUTHORITY + _text(authority), CONTENT_TYPE + _text("application/grpc")]
+    if deadline_s:
+        fields.append(b"\x00" + _text("grpc-timeout") + _text(f"{round(1000 * deadline_s)}m"))
     return METHOD_POST + SCHEME_HTTP + b"".join(fields) + b"\x00" + _text("te") + _text("trailers")
 
 

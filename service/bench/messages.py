@@ -29,13 +29,17 @@ Protocol = Literal["http", "http-json", "grpc"]
 
 
 class Target(msgspec.Struct, frozen=True, tag=True):
-    """Where to send what. `payload` is all that is written: an HTTP request, or the message of a gRPC call."""
+    """Where to send what. `payload` is all that is written: an HTTP request, or the message of a gRPC call.
+
+    `deadline_s` is what a gRPC call tells of its time, 0: nothing.
+    """
 
     protocol: Protocol
     host: str
     port: int
     payload: bytes
     timeout_s: float
+    deadline_s: float = 0.0
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):

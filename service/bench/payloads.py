@@ -28,16 +28,21 @@ def http_request(address: str, path: str, body: bytes, json_size: int | None = N
     return head.encode() + body
 
 
-def binary_body(tensors: Sequence[Tensor]) -> tuple[bytes, int]:
+def binary_body(tensors: Sequence[Tensor], deadline_s: float = 0.0) -> tuple[bytes, int]:
     """The body with every tensor as bytes and the answer asked for as bytes; and the length of its JSON part."""
     inputs = [{**_named(tensor), "parameters": {"binary_data_size": len(tensor.data)}} for tensor in tensors]
-    head = _dump({"inputs": inputs, "parameters": {"binary_data_output": True}})
+    head = _dump({"inputs": inputs, "parameters": {"binary_data_output": True, **_timeout(deadline_s)}})
     return b"".join([head, *(bytes(tensor.data) for tensor in tensors)]), len(head)
 
 
-def json_body(tensors: Sequence[Tensor]) -> bytes:
+def json_body(tensors: Sequence[Tensor], deadline_s: float = 0.0) -> bytes:
     """The body with every tensor as a flat list of values."""
-    return _dump({"inputs": [{**_named(tensor), "data": _values(tensor)} for tensor in tensors]})
+    inputs = [{**_named(tensor), "data": _values(tensor)} for tensor in tensors]
+    return _dump({"inputs": inputs, **({"parameters": _timeout(deadline_s)} if deadline_s else {})})
+
+
+def _timeout(deadline_s: float) -> dict[str, int]:
+    return {"timeout": round(1e6 * deadline_s)} if deadline_s else {}  # the protocol counts in microseconds
 
 
 def _named(tensor: Tensor) -> dict[str, Any]:

@@ -53,7 +53,9 @@ class Connection:
     async def _open(self) -> None:
         target, loop = self._target, asyncio.get_running_loop()
         authority = f"{target.host}:{target.port}"
-        _, wire = await loop.create_connection(lambda: Wire(self, authority, target.payload), target.host, target.port)
+        _, wire = await loop.create_connection(
+            lambda: Wire(self, authority, target.payload, target.deadline_s), target.host, target.port
+        )
         try:
             await asyncio.wait_for(wire.greeted, GREETING_TIMEOUT_S)
         except TimeoutError as error:

@@ -39,9 +39,9 @@ class Wire(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, owner: Owner, authority: str, payload: bytes) -> None:
+    def __init__(self, owner: Owner, authority: str, payload: bytes, deadline_s: float = 0.0) -> None:
         self._owner = owner
-        self._headers = http2.request_headers(authority, METHOD)
+        self._headers = http2.request_headers(authority, METHOD, deadline_s)
         self._message = http2.GRPC_PREFIX.pack(0, len(payload)) + payload
         self._calls: dict[int, Call] = {}
         self._blocked: dict[int, Call] = {}  # with a part of their message still to be sent

@@ -42,6 +42,7 @@ class Subject:
     input_file: Path | None = None
     seed: int = 0
     timeout_s: float = 10.0
+    deadline_s: float = 0.0
 
     @property
     def address(self) -> tuple[str, int]:
@@ -95,7 +96,7 @@ def build_request(subject: Subject) -> Request:
     else:
         specs = read_specs(metadata)
         tensors = random_tensors(specs, subject.batch, subject.shapes, subject.seed)
-    target = Target(subject.protocol, host, port, payload(subject, tensors), subject.timeout_s)
+    target = Target(subject.protocol, host, port, payload(subject, tensors), subject.timeout_s, subject.deadline_s)
     return Request(target, rows(tensors, specs))
 
 
@@ -107,9 +108,9 @@ def payload(subject: Subject, tensors: tuple[Tensor, ...]) -> bytes:
         case "grpc":
             return infer_message(subject.model, tensors, subject.version).SerializeToString()
         case "http-json":
-            return http_request(address, path, json_body(tensors))
+            return http_request(address, path, json_body(tensors, subject.deadline_s))
         case "http":
-            return http_request(address, path, *binary_body(tensors))
+            return http_request(address, path, *binary_body(tensors, subject.deadline_s))
 
 
 async def try_once(target: Target) -> None:

@@ -76,6 +76,13 @@ def test_every_datatype_reaches_the_server_as_meant(datatype: str) -> None:
     np.testing.assert_array_equal(to_numpy(as_json), to_numpy(tensor))
 
 
+def test_a_deadline_is_told_in_microseconds() -> None:
+    (tensor,) = random_tensors([Spec("x", "FP32", (1, 2))], 1, {}, seed=0)
+    body, json_size = binary_body([tensor], 0.25)
+    assert parse_infer(memoryview(body), json_size).timeout_us == 250_000
+    assert parse_infer(memoryview(json_body([tensor], 0.25)), None).timeout_us == 250_000
+
+
 def test_a_request_is_whole() -> None:
     request = http_request("h:1", infer_path("a b/c", "3"), b"12345", 3)
     head, _, body = request.partition(b"\r\n\r\n")

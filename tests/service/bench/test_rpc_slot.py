@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import grpc
 import grpc.aio
+import msgspec
 import pytest
 
 from service.bench import http2
@@ -35,7 +36,11 @@ class Heard:
         return await asyncio.wait_for(self.queue.get(), 10)
 
 
+LEFT_S: list[float | None] = []  # of the calls' deadlines, as they came
+
+
 async def answer(request: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
+    LEFT_S.append(context.time_remaining())
     if request == HANGS:
         await asyncio.Event().wait()
     if request.startswith(b"refuse"):
@@ -74,6 +79,21 @@ async def opened(target: Target, count: int) -> tuple[list[RpcSlot], Heard]:
 async def close(slots: list[RpcSlot]) -> None:
     for slot in slots:
         await slot.close()
+
+
+def test_a_deadline_reaches_the_server() -> None:
+    async def scene(target: Target) -> None:
+        for deadline_s in (0.0, 20.0):
+            slots, heard = await opened(msgspec.structs.replace(target, deadline_s=deadline_s), 1)
+            slots[0].send()
+            assert await heard.next() == OK
+            await close(slots)
+
+    with_server(b"small", scene)
+    unbounded, bounded = LEFT_S[-2:]
+    assert unbounded is None
+    assert bounded is not None
+    assert 10 < bounded <= 20.5
 
 
 @pytest.mark.parametrize("payload", [b"", b"small", bytes(LARGE)], ids=["empty", "small", "large"])
