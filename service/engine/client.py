@@ -82,6 +82,7 @@ class EngineClient:
             raise
         finally:
             self._pending.pop(message.id, None)
+            del future  # whose error knows this frame: together they would keep the tensors for a while
             self._leave()
 
     def begin(

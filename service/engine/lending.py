@@ -124,6 +124,11 @@ class EngineEnd:
     def __repr__(self) -> str:
         return f"<EngineEnd {len(self._seen)} seen, {self._arena!r}>"
 
+    @property
+    def lent_bytes(self) -> int:
+        """What answers have in use that the frontend sees."""
+        return self._arena.taken_bytes
+
     def read(self, body: memoryview) -> list[memoryview]:
         """The tensors of a request. Raises ValueError."""
         self._seen.add(ticket_of(body))

@@ -47,19 +47,22 @@ class Resender:
     async def infer(self, message: Infer, blobs: Blobs, error: NotLoaded) -> Answer:
         """The answer of another engine. Raises Unavailable where none comes in time, and what `next_retry` raises."""
         until = self._until(message)
-        while True:
-            if isinstance(error, EngineGone):
-                message = _after(message, error)
-            await self.wait(message, error, until)
-            try:
-                async with asyncio.timeout(self._left(message)):
-                    return await self._send(message, blobs)
-            except TimeoutError:
-                raise DeadlineExceeded(
-                    "the request's time ran out while it was run again, after its engine had died"
-                ) from error
-            except NotLoaded as again:
-                error = again
+        try:
+            while True:
+                if isinstance(error, EngineGone):
+                    message = _after(message, error)
+                await self.wait(message, error, until)
+                try:
+                    async with asyncio.timeout(self._left(message)):
+                        return await self._send(message, blobs)
+                except TimeoutError:
+                    raise DeadlineExceeded(
+                        "the request's time ran out while it was run again, after its engine had died"
+                    ) from error
+                except NotLoaded as again:
+                    error = again
+        finally:
+            del error  # which knows this frame: together they would keep the tensors for a while
 
     async def wait(self, message: Infer, error: NotLoaded, until: float | None = None) -> None:
         """Return when it is worth to send `message` again, after `error`. Raises as `infer` does."""
