@@ -239,6 +239,7 @@ class FakeBatchCounter:
         self.batches: list[tuple[int, int]] = []
         self.reasons: list[str] = []
         self.running = self.waited = self.parts = 0
+        self.elements: list[tuple[int, int]] = []  # where sizes are padded: those of requests, those of padding
 
     def batch(
         self, queue_ns: Sequence[int], phases_ns: tuple[int, int, int, int], rows: int, bucket: int, parts: int = 0
@@ -246,6 +247,9 @@ class FakeBatchCounter:
         self.batches.append((rows, bucket))
         self.waited += len(queue_ns)
         self.parts += parts
+
+    def padded(self, own: int, padding: int) -> None:
+        self.elements.append((own, padding))
 
     def depth(self, requests: int) -> None:
         assert requests >= 0

@@ -10,32 +10,23 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
-from service.engine.batch import Stacked, stack, unstack
+from compiler.manifest import PaddedTime
 from service.engine.batcher import Batcher, Expire, Policy, Run, WaitUntil
 from service.engine.blackbox import BlackBox, Lane
+from service.engine.company import Sizes
 from service.engine.dividing import Divided
+from service.engine.instances import Instances
 from service.engine.messages import Failure, Result
 from service.engine.queues import Waiting
-from service.engine.rerun import FIRST, RAN
+from service.engine.rerun import FIRST
 from service.engine.served import BatchCounter, Connection, Pending
-from service.errors import Code, Unavailable
+from service.engine.stacking import Stack, Stacker
+from service.errors import Code, InvalidInput, Unavailable
 from service.repository.catalog import Entry
 from service.runtime.device import Device
 from service.runtime.runner import Output, Runner
 from service.traced import ran_together
-
-
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """Requests as one batch, ready to be laid. Outputs whose indices are in `stays` are wanted on the GPU."""
-
-    requests: Sequence[Waiting]
-    rows: list[int]
-    bucket: int
-    stacked: Stacked
-    stays: frozenset[int]
 
 
 class ServedModel:
@@ -50,24 +41,16 @@ class ServedModel:
         box: BlackBox | None = None,
     ) -> None:
         self.entry = entry
-        self._box = box or BlackBox()
-        self._lanes = [self._box.lane(max(1, entry.max_batch_size)) for _ in runners]
-        for lane in self._lanes:
-            lane.bound(entry.batching.batch_timeout_s)
         self._device = device
         self._counter = counter
         self._runners = tuple(runners)
         self._batcher = Batcher(policy_of(entry))
+        self._stacker = Stacker(entry, self._batcher.bucket)
         self._inbox = threading.Condition()
         self._waiting: dict[tuple[int, int], Waiting] = {}
         self._is_closing = False
         self._on_broken: Callable[[str], None] = lambda _: None
-        self._threads = [
-            threading.Thread(
-                target=self._serve, args=(index,), name=f"{entry.name}/{entry.version}#{index}", daemon=True
-            )
-            for index in range(len(runners))
-        ]
+        self._instances = Instances(entry, len(runners), box, self._serve)
 
     def __repr__(self) -> str:
         return f"<ServedModel {self.entry.name}/{self.entry.version} {self._batcher!r}>"
@@ -75,47 +58,51 @@ class ServedModel:
     def start(self, on_broken: Callable[[str], None]) -> None:
         """Start the instance threads. `on_broken(reason)` is called when the device can no longer be used."""
         self._on_broken = on_broken
-        for thread in self._threads:
-            thread.start()
+        self._instances.start()
 
     def replace_runners(self, runners: Sequence[Runner]) -> None:
         """Each thread runs its next batch on its new runner, warmed up already; the queue stays as it is.
 
         The new runners must take and give the same tensors at the same batch sizes. Any thread may call it.
         """
-        assert len(runners) == len(self._threads), "one for each thread"
+        assert len(runners) == len(self._instances), "one for each thread"
         self._runners = tuple(runners)
 
-    def plan_by(self, milliseconds: Mapping[int, float]) -> None:
-        """Batches are planned from now on by what they take, by their size. Any thread may call it."""
+    @property
+    def takes_gpu(self) -> bool:
+        """Whether tensors of requests may lie in the memory of the GPU. Sizes are padded by the host."""
+        return not self._stacker.pads
+
+    def plan_by(self, milliseconds: Mapping[int, float], padded: Sequence[PaddedTime] = ()) -> None:
+        """Batches are planned from now on by what they take, by their sizes. Any thread may call it."""
+        by_sizes: dict[Sizes, dict[int, float]] = {}
+        for each in padded:
+            by_sizes.setdefault(each.sizes, {})[each.rows] = each.milliseconds / 1e3
         with self._inbox:
-            self._batcher.measured({size: spent / 1e3 for size, spent in milliseconds.items()})
+            self._batcher.measured({size: spent / 1e3 for size, spent in milliseconds.items()}, by_sizes)
 
     def close(self) -> None:
         """Answer what waits, then end the threads; returns when they have ended."""
         with self._inbox:
             self._is_closing = True
             self._inbox.notify_all()
-        for thread, lane in zip(self._threads, self._lanes, strict=True):
-            thread.join()
-            self._box.give_back(lane)
+        self._instances.join()
 
     def submit(self, pending: Pending, now: float) -> None:
         """Let a request wait; a full queue is answered at once."""
         message = pending.message
-        shape = tuple(shape[1:] for shape in message.shapes) if self.entry.max_batch_size else message.shapes
-        group = shape if message.retry != RAN else (shape, message.id)  # it may be deadly: nothing runs beside it
-        waiting = Waiting(message.rows, group, now, message.deadline, message.priority, pending, message.late)
-        if message.rows > self.entry.max_batch_size > 0:
-            self._divide(waiting, pending)
         try:
+            group = self._stacker.group(message)
+            waiting = Waiting(message.rows, group, now, message.deadline, message.priority, pending, message.late)
+            if message.rows > self.entry.max_batch_size > 0:
+                self._divide(waiting, pending)
             with self._inbox:
                 if self._is_closing:
                     raise Unavailable(f"model '{self.entry.name}' is being unloaded: try again")
                 self._batcher.add(waiting, is_accepted=message.retry != FIRST)
                 self._waiting[id(pending.connection), message.id] = waiting
                 self._inbox.notify()
-        except Unavailable as error:
+        except (Unavailable, InvalidInput) as error:
             failure = Failure(message.id, error.code, str(error), error.retry_after_s)
             pending.connection.send([(failure, ())])
         self._counter.depth(len(self._batcher))
@@ -139,6 +126,7 @@ class ServedModel:
                 self._batcher.cancel(self._waiting.pop(key))
 
     def _serve(self, index: int) -> None:
+        lane = self._instances.lanes[index]
         with self._device.stream():
             while True:
                 decision = self._next()
@@ -151,10 +139,10 @@ class ServedModel:
                 else:
                     self._counter.dispatched(decision.reason, len(decision.requests))
                     began = time.monotonic()
-                    is_sound = self._run(self._runners[index], decision.requests, began, self._lanes[index])
+                    is_sound = self._run(self._runners[index], decision.requests, began, lane)
                     with self._inbox:
                         self._batcher.finished(decision, time.monotonic() - began if is_sound else None)
-                    self._lanes[index].end()
+                    lane.end()
                     self._counter.settled(len(decision.requests))
 
     def _next(self) -> Run | Expire | None:
@@ -204,33 +192,22 @@ class ServedModel:
     def _answers(
         self, runner: Runner, requests: Sequence[Waiting], taken: float
     ) -> list[tuple[Result, Sequence[memoryview]]]:
-        batch = self._stack(requests)
+        batch = self._stacker.stack(requests)
         outputs, phases = runner.run(batch.stacked.parts, batch.stacked.shapes, batch.stays)
         return self._unstack(batch, outputs, phases, taken)
-
-    def _stack(self, requests: Sequence[Waiting]) -> Stack:
-        batched = self.entry.max_batch_size > 0
-        rows = [waiting.rows for waiting in requests]
-        bucket = self._batcher.bucket(sum(rows)) if batched else 1
-        pending = [waiting.payload for waiting in requests]
-        stacked = stack([(item.message.shapes, item.tensors) for item in pending], bucket, batched)
-        stays = pending[0].on_gpu
-        for item in pending if stays else ():
-            stays &= item.on_gpu
-        return Stack(requests, rows, bucket, stacked, stays)
 
     def _unstack(
         self, batch: Stack, outputs: Sequence[Output], phases: tuple[int, int, int, int], taken: float
     ) -> list[tuple[Result, Sequence[memoryview]]]:
         requests, rows, bucket = batch.requests, batch.rows, batch.bucket
         pending = [waiting.payload for waiting in requests]
-        if self.entry.max_batch_size > 0:
-            columns = [unstack(output.shape, output.data, rows, bucket) for output in outputs]
-        else:
-            columns = [[(output.shape, output.data)] for output in outputs]
+        columns = self._stacker.unstack(batch, outputs)
         queue_ns = [int((taken - waiting.arrived) * 1e9) for waiting in requests]
         begun = [ns for ns, waiting in zip(queue_ns, requests, strict=True) if not waiting.start]
         self._counter.batch(begun, phases, sum(rows), bucket, len(rows) - len(begun))
+        elements = self._stacker.elements(batch)
+        if elements is not None:
+            self._counter.padded(*elements)
         self._counter.depth(len(self._batcher))
         ran = ran_together([item.message.mark for item in pending], taken)
         answers: list[tuple[Result, Sequence[memoryview]]] = []

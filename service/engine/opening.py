@@ -6,6 +6,7 @@ The one place that knows every kind of `served.Served`. Knows no sockets; `worke
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import TypeVar
 from msgspec import structs
 
 from compiler import backends
-from compiler.manifest import Manifest, read_manifest
+from compiler.manifest import Candidate, Manifest, read_manifest
+from compiler.padding import resize
+from compiler.spec import TensorSpec
 from service.engine.aside import stand_back
 from service.engine.blackbox import BlackBox
 from service.engine.ensemble import InnerCounter, ServedEnsemble
@@ -67,10 +70,10 @@ def open_served(order: Load, facilities: Facilities) -> Served:
         return ServedEnsemble(entry, facilities.holdings.find, counter, facilities.inner)
     if entry.sequencing is not None:
         return surround(entry, _open_sequenced(inside_of(order), facilities, counter))
-    inside, runners, times = _beside_others(facilities, lambda: _open_artifact(order, facilities))
+    inside, runners, chosen = _beside_others(facilities, lambda: _open_artifact(order, facilities))
     kind = OverlappedModel if facilities.device.is_cuda else ServedModel
     model = kind(inside, runners, facilities.device, counter, facilities.box)
-    model.plan_by(times)
+    model.plan_by(chosen.milliseconds, chosen.padded)
     return surround(entry, OrderedModel(model) if inside.batching.preserve_ordering else model)
 
 
@@ -80,9 +83,9 @@ def renew(served: Served, order: Load, facilities: Facilities) -> None:
         case ServedEnsemble():
             pass  # other steps are another contract
         case ServedModel():
-            _, runners, times = _beside_others(facilities, lambda: _open_artifact(order, facilities))
+            _, runners, chosen = _beside_others(facilities, lambda: _open_artifact(order, facilities))
             served.replace_runners(runners)
-            served.plan_by(times)
+            served.plan_by(chosen.milliseconds, chosen.padded)
         case SequencedModel():
             program = served.program
             served.replace_runners(_beside_others(facilities, lambda: _open_stateful(order, program)))
@@ -101,10 +104,10 @@ def _beside_others(facilities: Facilities, work: Callable[[], T]) -> T:
     return stand_back(work)
 
 
-def _open_artifact(order: Load, facilities: Facilities) -> tuple[Entry, list[Runner], dict[int, float]]:
-    """The entry with the tensors that the artifact itself takes and gives, its instances, warmed up, and its times.
+def _open_artifact(order: Load, facilities: Facilities) -> tuple[Entry, list[Runner], Candidate]:
+    """The entry with the tensors that the artifact itself takes and gives, its instances, warmed up, and its rung.
 
-    They are milliseconds by the size of the batch, as the race measured them.
+    That has the times of batches as the race measured them.
     """
     folder = Path(order.folder)
     manifest = read_manifest(folder)
@@ -117,7 +120,7 @@ def _open_artifact(order: Load, facilities: Facilities) -> tuple[Entry, list[Run
         batching=_bounded(order.entry, manifest, facilities.batch_timeout_s),
     )
     runners = [_open_instance(entry, folder, manifest, facilities.device) for _ in range(entry.instances)]
-    return entry, runners, manifest.milliseconds
+    return entry, runners, manifest.chosen
 
 
 def _open_sequenced(order: Load, facilities: Facilities, counter: BatchCounter) -> SequencedModel:
@@ -132,7 +135,9 @@ def _bounded(entry: Entry, manifest: Manifest, default_s: float) -> Batching:
     """With the longest that a batch may take: as the model says, else the default, unless the race says it is slow."""
     if entry.batching.batch_timeout_s or not default_s:
         return entry.batching
-    slowest_s = max(manifest.chosen.milliseconds.values(), default=0.0) / 1e3
+    chosen = manifest.chosen
+    times = [each.milliseconds for each in chosen.padded] or chosen.milliseconds.values()
+    slowest_s = max(times, default=0.0) / 1e3
     return structs.replace(entry.batching, batch_timeout_s=max(default_s, SLOWER_THAN_IN_RACE * slowest_s))
 
 
@@ -159,17 +164,30 @@ def _open_instance(entry: Entry, folder: Path, manifest: Manifest, device: Devic
 
 
 def _warm_up(runner: Runner | StatefulRunner, entry: Entry) -> None:
-    """At every batch size, before it may be asked."""
-    for bucket in sorted(entry.buckets or (1,), reverse=True):
-        why_plain = runner.warm_up(example_shapes(entry, bucket), bucket)
+    """At every batch size, and at every size that is padded to, before it may be asked; the largest first."""
+    for bucket, specs in served_specs(entry):
+        why_plain = runner.warm_up(example_shapes(entry, specs, bucket), bucket)
         if why_plain:
             log.info("model %s runs batches of %d without a CUDA graph: %s", entry.name, bucket, why_plain)
 
 
-def example_shapes(entry: Entry, rows: int) -> list[tuple[int, ...]]:
-    """A shape for each input with `rows` rows; dimensions that vary take the manifest's example size, else 1."""
+def served_specs(entry: Entry) -> list[tuple[int, tuple[TensorSpec, ...]]]:
+    """The batch sizes that are served, each with the inputs whose examples have every size that they are padded to."""
+    buckets, pad = sorted(entry.buckets or (1,), reverse=True), entry.batching.pad
+    if pad is None:
+        return [(bucket, entry.inputs) for bucket in buckets]
+    found = [
+        (bucket * math.prod(sizes), bucket, resize(pad, entry.inputs, dict(zip(pad.dims, sizes, strict=True))))
+        for bucket in buckets
+        for sizes in reversed(pad.sizes)
+    ]
+    return [(bucket, specs) for _, bucket, specs in sorted(found, key=lambda each: each[0], reverse=True)]
+
+
+def example_shapes(entry: Entry, specs: tuple[TensorSpec, ...], rows: int) -> list[tuple[int, ...]]:
+    """A shape for each input with `rows` rows; dimensions that vary take the example's size, else 1."""
     shapes = []
-    for spec in entry.inputs:
-        example = spec.example_shape or tuple(max(size, 1) for size in spec.shape)
-        shapes.append((rows, *example[1:]) if entry.max_batch_size else tuple(example))
+    for spec in specs:
+        example = tuple(max(size, 1) for size in spec.example_shape or spec.shape)
+        shapes.append((rows, *example[1:]) if entry.max_batch_size else example)
     return shapes

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from service.engine.batcher import Expire, Run, WaitUntil
 from service.engine.blackbox import Lane
 from service.engine.foresight import Foresight
-from service.engine.models import ServedModel, Stack, reply
+from service.engine.models import ServedModel, reply
+from service.engine.stacking import Stack
 from service.errors import Code
 from service.runtime.runner import BATCHES_AT_ONCE, Launched, Runner
 
@@ -51,7 +52,7 @@ class OverlappedModel(ServedModel):
     """As ServedModel, with a second thread for each instance."""
 
     def _serve(self, index: int) -> None:
-        first = self._lanes[index]
+        first = self._instances.lanes[index]
         instance = Instance(threading.current_thread().name, first)
         lander = threading.Thread(target=self._land_all, args=(instance,), name=f"{instance.name} lands", daemon=True)
         lander.start()
@@ -71,7 +72,7 @@ class OverlappedModel(ServedModel):
                 self._run_again(instance, flight)
         for lane in instance.lanes:
             if lane is not first:
-                self._box.give_back(lane)
+                self._instances.give_back(lane)
 
     def _take(self, instance: Instance) -> Run | Expire | Flight | None:
         """Wait for something to do; None when closing and all is done.
@@ -117,7 +118,7 @@ class OverlappedModel(ServedModel):
         taken = time.monotonic()
         lane = self._begin(instance, run)
         try:
-            batch = self._stack(run.requests)
+            batch = self._stacker.stack(run.requests)
             laid = runner.lay(batch.stacked.parts, batch.stacked.shapes)
             launched = runner.launch(laid, batch.stays)
         except Exception:  # noqa: BLE001 - whatever it is, it is met again where the batch is run in halves
@@ -129,7 +130,7 @@ class OverlappedModel(ServedModel):
         began = time.monotonic()
         flight = Flight(run, batch, launched, runner, taken, began, lane)
         with self._inbox:
-            instance.foresight.launched(batch.bucket, sum(batch.rows), laid.stack_ns / 1e9, began)
+            instance.foresight.launched(batch.kind, sum(batch.rows), laid.stack_ns / 1e9, began)
             instance.flying.append(flight)
         instance.landing.put(flight)
 
@@ -138,11 +139,7 @@ class OverlappedModel(ServedModel):
         self._end(instance, flight.run, flight.lane)
 
     def _begin(self, instance: Instance, run: Run) -> Lane:
-        if instance.lanes:
-            lane = instance.lanes.pop()
-        else:
-            lane = self._box.lane(max(1, self.entry.max_batch_size))
-            lane.bound(self.entry.batching.batch_timeout_s)
+        lane = instance.lanes.pop() if instance.lanes else self._instances.lane()
         lane.begin([waiting.payload.root for waiting in run.requests])
         return lane
 
@@ -180,7 +177,7 @@ class OverlappedModel(ServedModel):
     def _landed(self, instance: Instance, flight: Flight, *, is_sound: bool) -> None:
         with self._inbox:
             instance.flying.popleft()
-            spent = instance.foresight.landed(flight.batch.bucket, flight.began, time.monotonic())
+            spent = instance.foresight.landed(flight.batch.kind, flight.began, time.monotonic())
             self._batcher.finished(flight.run, spent if is_sound else None)
             self._inbox.notify_all()
         instance.landed.set()

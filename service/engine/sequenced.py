@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from compiler.spec import TensorSpec
 from service.engine.blackbox import BlackBox, Lane
+from service.engine.instances import Instances
 from service.engine.layout import Layout
 from service.engine.messages import Failure, Result
 from service.engine.sequences import Sequences
@@ -58,10 +59,6 @@ class SequencedModel:
         self.program = program
         self._counter = counter
         self._runners = tuple(runners)
-        self._box = box or BlackBox()
-        self._lanes = [self._box.lane(max(1, entry.max_batch_size)) for _ in runners]
-        for lane in self._lanes:
-            lane.bound(entry.batching.batch_timeout_s)
         self._batched = entry.max_batch_size > 0
         self._layout = Layout(entry.sequencing, program.signature.host_inputs, batched=self._batched)
         self._sequences = Sequences(entry.name, policy_of(entry))
@@ -69,12 +66,7 @@ class SequencedModel:
         self._waiting: dict[tuple[int, int], Turn] = {}
         self._is_closing = False
         self._on_broken: Callable[[str], None] = lambda _: None
-        self._threads = [
-            threading.Thread(
-                target=self._serve, args=(index,), name=f"{entry.name}/{entry.version}#{index}", daemon=True
-            )
-            for index in range(len(runners))
-        ]
+        self._instances = Instances(entry, len(runners), box, self._serve)
 
     def __repr__(self) -> str:
         return f"<SequencedModel {self.entry.name}/{self.entry.version} {self._sequences!r}>"
@@ -82,12 +74,11 @@ class SequencedModel:
     def start(self, on_broken: Callable[[str], None]) -> None:
         """Start the instance threads. `on_broken(reason)` is called when the device can no longer be used."""
         self._on_broken = on_broken
-        for thread in self._threads:
-            thread.start()
+        self._instances.start()
 
     def replace_runners(self, runners: Sequence[StatefulRunner]) -> None:
         """Each thread runs its next batch on its new runner, which works on the same state. Any thread may call it."""
-        assert len(runners) == len(self._threads), "one for each thread"
+        assert len(runners) == len(self._instances), "one for each thread"
         self._runners = tuple(runners)
 
     def close(self) -> None:
@@ -96,10 +87,7 @@ class SequencedModel:
             self._is_closing = True
             self._sequences.stop()
             self._inbox.notify_all()
-        for thread in self._threads:
-            thread.join()
-        for lane in self._lanes:
-            self._box.give_back(lane)
+        self._instances.join()
 
     def submit(self, pending: Pending, now: float) -> None:
         """Let a request wait for its turn; what cannot be is answered at once."""
@@ -145,6 +133,7 @@ class SequencedModel:
         return Turn(message.sequence, message.shapes, now, message.deadline, pending)
 
     def _serve(self, index: int) -> None:
+        lane = self._instances.lanes[index]
         with self.program.device.stream():
             while True:
                 match self._next(index):
@@ -158,8 +147,8 @@ class SequencedModel:
                             _refuse(turn.payload, error)
                     case Run() as run:
                         self._counter.dispatched(run.reason, len(run.turns))
-                        self._run(self._runners[index], run, time.monotonic(), self._lanes[index])
-                        self._lanes[index].end()
+                        self._run(self._runners[index], run, time.monotonic(), lane)
+                        lane.end()
                         self._counter.settled(len(run.turns))
 
     def _next(self, index: int) -> Run | Expire | Refuse | None:

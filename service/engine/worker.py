@@ -131,7 +131,7 @@ class Engine:
     def _submit_placed(self, model: Served, pending: Pending) -> None:
         """Some tensors lie in CUDA shared memory. Only a model's own batches take them from there as they are."""
         try:
-            pending = self.regions.take(pending, model.entry, stays=isinstance(model, ServedModel))
+            pending = self.regions.take(pending, model.entry, stays=isinstance(model, ServedModel) and model.takes_gpu)
         except ServiceError as error:
             pending.connection.send([(Failure(pending.message.id, error.code, str(error)), ())])
         except RuntimeError as error:  # of CUDA; where it is broken, the next batch will find that out

@@ -132,6 +132,11 @@ BATCH = Metric(
     buckets=ROWS,
 )
 PADDING = _counter("torchere_padding_rows", "Rows of padding that ran.")
+PADDED = _counter(
+    "torchere_padded_elements",
+    "Elements of inputs whose sizes are padded: those of requests, and those of padding, with its rows.",
+    (*MODEL, "kind"),
+)
 DISPATCHES = _counter(
     "torchere_batches",
     "Batches taken from the queue, by why just then: full, preferred (one of preferred_batch_sizes), idle (an instance "

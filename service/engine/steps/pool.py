@@ -144,7 +144,7 @@ class Pool:
                     return self._begun.popleft()
                 first = self._queue.first()
                 if first is not None:
-                    task: Task = self._queue.take(first, 1)[0].payload
+                    task: Task = self._queue.take([first.shape], 1)[0].payload
                     return task
                 if self._closing.is_set():
                     return None
@@ -169,7 +169,7 @@ class Pool:
             lost: list[Task] = list(self._begun)
             self._begun.clear()
             while (first := self._queue.first()) is not None:
-                lost += [waiting.payload for waiting in self._queue.take(first, 1)]
+                lost += [waiting.payload for waiting in self._queue.take([first.shape], 1)]
         for task in lost:
             task.fail(Unavailable(f"the Python steps of {self.title} are being restarted: {reason}"))
 

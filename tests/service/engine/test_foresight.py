@@ -8,7 +8,7 @@ from service.engine.foresight import EARLY_S, Foresight
 def test_nothing_is_waited_for_while_the_device_is_idle_or_unknown() -> None:
     foresight = Foresight()
     assert foresight.prepares_at(32) == 0.0
-    foresight.launched(bucket=32, rows=32, laying_s=0.00032, now=10.0)
+    foresight.launched(kind=32, rows=32, laying_s=0.00032, now=10.0)
     assert foresight.prepares_at(1) < 10.0, "how long it takes is not known yet"
 
 
