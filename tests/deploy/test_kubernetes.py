@@ -106,20 +106,17 @@ def test_policies_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not SDK.exists(), reason="`make clients` fetches KServe's own models")
-def test_kserve_takes_its_resources(tmp_path: Path) -> None:
-    def check(*paths: Path) -> str:
-        command = [SDK, ROOT / "tests/deploy/kserve_resources.py", *paths]
-        return subprocess.run(command, capture_output=True, text=True).stdout
-
-    assert check(*KSERVE) == f"{len(KSERVE)} checked\n"
+def test_kserve_takes_its_resources_and_only_such(tmp_path: Path) -> None:
     broken = tmp_path / "broken.yaml"
     text = (FOLDER / "kserve/inferenceservice.yaml").read_text()
-    broken.write_text(
-        text.replace("modelFormat:", "modelFormats:").replace("protocolVersion: v2", "protocolVersion: 2")
-    )
-    found = check(broken)
-    assert "unknown key InferenceService.spec.predictor.model.modelFormats\n" in found
-    assert "InferenceService.spec.predictor.model.protocolVersion is no str\n" in found
+    text = text.replace("modelFormat:", "modelFormats:").replace("protocolVersion: v2", "protocolVersion: 2")
+    broken.write_text(text)
+    command = [SDK, ROOT / "tests/deploy/kserve_resources.py", *KSERVE, broken]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.splitlines() == [
+        f"{len(KSERVE) + 1} checked",
+        "unknown key InferenceService.spec.predictor.model.modelFormats",
+        "InferenceService.spec.predictor.model.protocolVersion is no str",
+    ]
 
 
 @kustomize

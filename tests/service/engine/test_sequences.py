@@ -2,54 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from service.engine.batcher import WaitUntil
-from service.engine.sequences import Sequences
-from service.engine.slots import Policy
 from service.engine.turns import Expire, Refuse, Run, Turn
 from service.errors import InvalidInput, QueueFull, Unavailable, UnknownSequence
 from service.tensors import SequencePoint
+from tests.service.engine.test_sequences_machine import Machine
+from tests.service.engine.turns import Bench
 
 START, END, BOTH = (True, False), (False, True), (True, True)
-
-
-def policy(**changes: Any) -> Policy:
-    values: dict[str, Any] = {"strategy": "oldest", "instances": 1, "rows": 4, "buckets": (1, 2, 4), "max_sequences": 3}
-    return Policy(**{**values, **changes})
-
-
-def turn(identity: int | str, flags: tuple[bool, bool] = (False, False), arrived: float = 0.0, **more: Any) -> Turn:
-    return Turn(SequencePoint(identity, *flags), "shape", arrived, **more)
-
-
-class Bench:
-    """Sequences and the time."""
-
-    def __init__(self, **changes: Any) -> None:
-        self.sequences = Sequences("m", policy(**changes))
-        self.now = 0.0
-
-    def add(self, identity: int | str, flags: tuple[bool, bool] = (False, False), **more: Any) -> Turn:
-        added = turn(identity, flags, self.now, **more)
-        self.sequences.add(added, self.now)
-        return added
-
-    def poll(self, instance: int = 0) -> Any:
-        return self.sequences.poll(instance, self.now)
-
-    def run(self, instance: int = 0, *, has_run: bool = True) -> tuple[int | str, ...]:
-        """What runs next, and is finished; by sequence."""
-        decision = self.poll(instance)
-        assert isinstance(decision, Run), decision
-        for each in decision.turns:
-            self.sequences.finished(each, self.now, has_run=has_run)
-        return tuple(each.point.id for each in decision.turns)
 
 
 def test_a_batch_has_one_request_of_each_sequence_the_oldest_first() -> None:
@@ -229,104 +192,4 @@ def test_when_it_stops_the_backlog_is_refused_and_the_rest_runs() -> None:
     assert bench.sequences.waiting == 0
 
 
-class Machine(RuleBasedStateMachine):
-    """Whatever clients send, each request comes to exactly one end, and those of a sequence run in their order."""
-
-    @initialize(strategy=st.sampled_from(["oldest", "direct"]), most=st.integers(1, 4))
-    def begin(self, strategy: Any, most: int) -> None:
-        self.policy = policy(strategy=strategy, instances=2, rows=2, buckets=(1, 2), max_sequences=most)
-        self.sequences = Sequences("m", self.policy)
-        self.now = 0.0
-        self.open: dict[int, Turn] = {}  # by number, those that have come to no end
-        self.running: dict[int, Turn] = {}
-        self.order: dict[int, list[int]] = {}  # the numbers of each sequence as they arrived
-        self.number = 0
-
-    @rule(identity=st.integers(1, 5), start=st.booleans(), end=st.booleans(), wait=st.integers(1, 80) | st.none())
-    def add(self, identity: int, start: bool, end: bool, wait: int | None) -> None:
-        deadline = None if wait is None else self.now + wait
-        added = Turn(SequencePoint(identity, start, end), "shape", self.now, deadline, payload=self.number)
-        try:
-            self.sequences.add(added, self.now)
-        except InvalidInput:
-            assert not start
-            return
-        self.open[self.number] = added
-        self.order.setdefault(identity, []).append(self.number)
-        self.number += 1
-
-    @rule(seconds=st.integers(0, 70))
-    def wait(self, seconds: int) -> None:
-        self.now += seconds
-
-    @rule(instance=st.integers(0, 1))
-    def poll(self, instance: int) -> None:
-        decision = self.sequences.poll(instance, self.now)
-        match decision:
-            case Run():
-                self.check_run(decision, instance)
-            case Expire(turns):
-                for each in turns:
-                    assert each.deadline is not None
-                    assert each.deadline <= self.now
-                    del self.open[each.payload]
-            case Refuse(refused):
-                for each, error in refused:
-                    assert not each.point.is_start
-                    assert isinstance(error, InvalidInput)
-                    del self.open[each.payload]
-            case WaitUntil(when):
-                assert when > self.now
-
-    def check_run(self, run: Run, instance: int) -> None:
-        living = {each.point.id for each in self.running.values()}
-        assert len({each.point.id for each in run.turns}) == len(run.turns)
-        assert len(set(run.slots)) == len(run.slots)
-        assert max(run.rows) < run.bucket
-        for each, row, slot in zip(run.turns, run.rows, run.slots, strict=True):
-            assert each.point.id not in living, "one at a time"
-            earlier = [number for number in self.order[int(each.point.id)] if number < each.payload]
-            assert not set(earlier) & self.open.keys(), "in order"
-            assert each.deadline is None or each.deadline > self.now
-            if self.policy.strategy == "direct":
-                assert slot == instance * self.policy.rows + row
-            self.running[each.payload] = each
-
-    @precondition(lambda self: self.running)
-    @rule(data=st.data(), has_run=st.booleans())
-    def finish(self, data: st.DataObject, has_run: bool) -> None:
-        number = data.draw(st.sampled_from(sorted(self.running)))
-        finished = self.running.pop(number)
-        del self.open[number]
-        self.sequences.finished(finished, self.now, has_run=has_run)
-
-    @precondition(lambda self: self.open.keys() - self.running.keys())
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        number = data.draw(st.sampled_from(sorted(self.open.keys() - self.running.keys())))
-        if self.open[number].is_waiting:
-            self.sequences.cancel(self.open.pop(number), self.now)
-
-    @invariant()
-    def counts_agree(self) -> None:
-        if hasattr(self, "open"):
-            waiting = [each for each in self.open.values() if each.is_waiting]
-            assert self.sequences.waiting == len(waiting)
-            assert self.sequences.living <= self.policy.max_living
-
-    def teardown(self) -> None:
-        """Whatever was left comes to its end without new requests: nothing is stuck."""
-        if not hasattr(self, "open"):
-            return
-        for _ in range(10 * self.number + 20):
-            for number in list(self.running):
-                self.sequences.finished(self.running.pop(number), self.now, has_run=True)
-                del self.open[number]
-            self.poll(0)
-            self.poll(1)
-            self.now += 30
-        assert not self.open
-
-
 Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-TestMachine = Machine.TestCase
