@@ -143,6 +143,24 @@ async def http_crowd(url: str, images: np.ndarray[Any, Any], count: int) -> list
     return answers
 
 
+def texts(protocol: str, url: str, lengths: str) -> list[list[list[list[float]]]]:
+    """A text of each of these lengths, all at once, every second with a mask: their states and means."""
+
+    def inputs(number: int, length: int) -> list[Any]:
+        ids = np.random.default_rng(number).integers(0, 100, (1, length))
+        mask = [tensor(protocol, "mask", np.ones((1, length), np.int64), "INT64")] if number % 2 else []
+        return [tensor(protocol, "ids", ids, "INT64"), *mask]
+
+    wanted = [inputs(number, int(length)) for number, length in enumerate(lengths.split(","))]
+    client = connect(protocol, url, concurrency=len(wanted))
+    if protocol == "http":
+        answers = [each.get_result() for each in [client.async_infer("texts", one) for one in wanted]]
+    else:
+        with concurrent.futures.ThreadPoolExecutor(len(wanted)) as pool:
+            answers = list(pool.map(lambda one: client.infer("texts", one), wanted))
+    return [[answer.as_numpy(name)[0].tolist() for name in ("states", "mean")] for answer in answers]
+
+
 if __name__ == "__main__":
     _, chosen, address, action, *rest = sys.argv
     print(json.dumps(globals()[action](chosen, address, *rest)))

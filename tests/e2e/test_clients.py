@@ -1,12 +1,16 @@
 """Unmodified tritonclient, HTTP and gRPC, against the real service: every datatype, every mistake. Calls: foreign/."""
 
 import json
+import runpy
 import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from tests.e2e.conftest import ROOT
 from tests.e2e.running import RunningServer
 
 
@@ -60,3 +64,26 @@ def test_every_mistake_has_its_status_and_its_remedy(door: Door) -> None:
         assert status == statuses[column], (mistake, status, message)
         assert sentence in message, mistake
     assert door.do("infer")["id"] == "42", "the server lives on"
+
+
+LENGTHS = (5, 17, 33, 64, 1, 8, 40, 9)
+
+
+def test_texts_of_different_lengths_share_batches_and_are_answered_as_if_alone(door: Door, zoo: RunningServer) -> None:
+    model = runpy.run_path(str(ROOT / "tests/models/texts/1/model.py"))["create_model"]()
+    batches = zoo.metric("torchere_batch_rows_count", model="texts")
+    padding = zoo.metric("torchere_padded_elements_total", model="texts", kind="padding")
+    came = door.do("texts", ",".join(map(str, LENGTHS)))
+    for number, (length, (states, mean)) in enumerate(zip(LENGTHS, came, strict=True)):
+        ids = torch.from_numpy(np.random.default_rng(number).integers(0, 100, (1, length)))
+        wanted = model(ids, torch.ones_like(ids))
+        np.testing.assert_allclose(states, wanted["states"][0].numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(mean, wanted["mean"][0].numpy(), rtol=1e-4, atol=1e-5)
+    assert 1 <= zoo.metric("torchere_batch_rows_count", model="texts") - batches < len(LENGTHS)
+    assert zoo.metric("torchere_padded_elements_total", model="texts", kind="padding") > padding
+    config = zoo.get("/v2/models/texts/config")[1]
+    assert [each.get("optional", False) for each in config["input"]] == [False, True]
+    request = {"inputs": [{"name": "ids", "datatype": "INT64", "shape": [1, 65], "data": [0] * 65}]}
+    status, answer = zoo.post("/v2/models/texts/infer", json.dumps(request).encode(), Content_Type="application/json")
+    assert status == 400
+    assert "input 'ids': dimension 1, length, must be from 1 to 64 for model 'texts', got 65" in answer["error"]
