@@ -1,4 +1,4 @@
-"""What is wrong in a model.yaml is told in a sentence with its line, all of it at once; hostile files get no further."""
+"""What is wrong in a model.yaml is told in a sentence with its line, all of it at once; hostile files go no further."""
 
 from __future__ import annotations
 
