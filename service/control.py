@@ -148,6 +148,7 @@ class Control:
             "parameters": {
                 "torchere_backend": {"string_value": entry.backend},
                 "torchere_precision": {"string_value": entry.precision},
+                **_padded_sizes(entry),
             },
         }
         if entry.response_cache:
@@ -168,6 +169,13 @@ class Control:
         if entry.ensemble is not None:
             return ensemble_scheduling.as_ensemble(config, entry.ensemble)
         return config
+
+
+def _padded_sizes(entry: Entry) -> dict[str, Any]:
+    """`torchere_pad_length: 16, 32, 64`: inputs are padded by the server, which Triton's configuration cannot say."""
+    pad = entry.batching.pad
+    dims = pad.dims if pad is not None else {}
+    return {f"torchere_pad_{name}": {"string_value": ", ".join(map(str, sizes))} for name, sizes in dims.items()}
 
 
 def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:

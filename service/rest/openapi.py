@@ -141,7 +141,7 @@ def example_inputs(entry: Entry) -> dict[str, Any] | None:
     shapes = example_shapes(entry)
     if shapes is None:
         return None
-    pairs = zip(entry.inputs, shapes, strict=True)
+    pairs = zip(_given(entry), shapes, strict=True)
     return {"inputs": {spec.name: _zeros(shape, ZEROS.get(spec.datatype, 0)) for spec, shape in pairs}}
 
 
@@ -159,19 +159,25 @@ def example_v2(entry: Entry) -> dict[str, Any] | None:
                 "datatype": spec.datatype,
                 "data": [ZEROS.get(spec.datatype, 0)] * elements(shape),
             }
-            for spec, shape in zip(entry.inputs, shapes, strict=True)
+            for spec, shape in zip(_given(entry), shapes, strict=True)
         ],
     }
 
 
 def example_shapes(entry: Entry) -> list[tuple[int, ...]] | None:
-    """One row of each input; sizes that vary are as their example says, else 1."""
+    """One row of each input that must be given; sizes that vary are as their example says, else 1."""
     shapes = []
-    for spec in entry.inputs:
+    for spec in _given(entry):
         shape = tuple(spec.example_shape or spec.shape)
         shape = (1, *shape[1:]) if entry.max_batch_size else shape
         shapes.append(tuple(1 if size < 0 else size for size in shape))
     return shapes if sum(map(elements, shapes)) <= MAX_EXAMPLE_ELEMENTS else None
+
+
+def _given(entry: Entry) -> list[TensorSpec]:
+    """The inputs that a request must bring. A mask of zeros would be no example."""
+    optional = entry.optional
+    return [spec for spec in entry.inputs if spec.name not in optional] or [*entry.inputs]
 
 
 def _zeros(shape: tuple[int, ...], value: object) -> Any:
@@ -183,7 +189,8 @@ def _json(schema: dict[str, Any], example: Any) -> dict[str, Any]:
 
 
 def _inputs(entry: Entry) -> dict[str, Any]:
-    return _object({spec.name: _array(spec) for spec in entry.inputs})
+    described = _object({spec.name: _array(spec) for spec in entry.inputs})
+    return {**described, "required": [spec.name for spec in _given(entry)]}
 
 
 def _v2_schema(entry: Entry) -> dict[str, Any]:

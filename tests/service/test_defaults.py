@@ -128,6 +128,7 @@ def test_a_default_is_read(tmp_path: Path) -> None:
 
 
 TEXT = entry(
+    name="text",
     inputs=(TensorSpec("ids", "INT64", (-1, -1)), TensorSpec("mask", "BOOL", (-1, -1))),
     batching=Batching(pad=Padding({"length": (4, 8)}, {"ids": {1: "length"}, "mask": {1: "length"}}, masks=("mask",))),
 )
@@ -143,7 +144,7 @@ def test_a_mask_that_is_left_out_lets_the_whole_request_count() -> None:
 @pytest.mark.parametrize(
     ("ids", "mask", "sentence"),
     [
-        (9, None, r"input 'ids': dimension 1, length, must be from 1 to 8 for model 'double', got 9: shorten it"),
+        (9, None, r"input 'ids': dimension 1, length, must be from 1 to 8 for model 'text', got 9: shorten it"),
         (0, None, r"got 0: send one element or more"),
         (3, 4, r"input 'mask': dimension 1, length, is 4, but 3 in 'ids': all inputs of a request share it"),
     ],
@@ -154,3 +155,30 @@ def test_sizes_that_are_padded_have_a_limit_and_agree(ids: int, mask: int | None
         inputs.append(Tensor("mask", "BOOL", (1, mask), bytes(mask)))
     with pytest.raises(InvalidInput, match=sentence):
         check_inputs(tuple(inputs), TEXT)
+
+
+@pytest.mark.parametrize("given", [("x",), ("weight", "x"), ("x", "weight")])
+def test_what_is_remembered_of_a_request_has_what_it_leaves_out(given: tuple[str, ...]) -> None:
+    plane = Plane(FakeEngines(), FakeCounter())
+    plane.catalog = catalog(WEIGHTED)
+    data = {"x": bytes(16), "weight": np.full(2, 5, np.float32).tobytes()}
+    shapes = {"x": (2, 2), "weight": (2, 1)}
+    inputs = tuple(Tensor(name, "FP32", shapes[name], data[name]) for name in given)
+    template = plane.templates.make(InferRequest("weighted", "", inputs))
+    assert template is not None
+    assert template.sizes == tuple(len(data[name]) for name in given), "what is read of the next"
+    assert template.message.shapes == ((2, 1), (2, 2)), "what the engine gets"
+    weight, x = template.arrange([b"now " * 4 if name == "x" else data["weight"] for name in given])
+    assert bytes(x) == b"now " * 4
+    assert np.frombuffer(weight, np.float32).tolist() == ([5, 5] if "weight" in given else [3, 3])
+
+
+def test_clients_are_told_what_they_may_leave_out_and_what_is_padded() -> None:
+    asked = Client(TEXT)
+    config = asked.ask("GET", "/v2/models/text/config").json()
+    assert [each.get("optional") for each in config["input"]] == [None, True]
+    assert config["parameters"]["torchere_pad_length"] == {"string_value": "4, 8"}
+    path = asked.ask("GET", "/openapi.json").json()["paths"]["/v1/models/text/versions/1/infer"]
+    content = path["post"]["requestBody"]["content"]["application/json"]
+    assert content["example"] == {"inputs": {"ids": [[0]]}}
+    assert content["schema"]["properties"]["inputs"]["required"] == ["ids"]
