@@ -66,6 +66,12 @@ class LaneCycle:
         chunks, self.chunks = self.chunks, []
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
+    def abandon(self) -> None:
+        """Nobody waits for the answer: what still waits in a queue need not run, what has come of a body is let go."""
+        self.place = None
+        if self.task is not None:
+            self.task.cancel()
+
     def gather(self) -> None:
         """Let the pieces of the body be one."""
         first, *others = self.chunks

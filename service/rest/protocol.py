@@ -219,8 +219,8 @@ class LaneProtocol(PatientProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         cycle: Any = self.cycle
-        if isinstance(cycle, LaneCycle) and cycle.task is not None:
-            cycle.task.cancel()  # nobody waits for the answer: what still waits in a queue need not run
+        if isinstance(cycle, LaneCycle):
+            cycle.abandon()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:

@@ -1,0 +1,341 @@
+"""Large bodies over real connections, received in shared memory: however they come, answers and memory are right."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import ssl
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+import uvloop
+from uvicorn.server import ServerState
+
+from compiler.spec import TensorSpec
+from service.engine.client import EngineClients
+from service.engine.lending import Lender
+from service.engine.listener import DataConnection, Listener
+from service.engine.messages import Cancel, EngineAddress, Failure, Infer, Result, Took
+from service.engine.transport import split
+from service.errors import Code
+from service.limits import Limits
+from service.plane import Plane
+from service.rest.infer import InferLane
+from service.rest.protocol import LaneProtocol, lane_protocol
+from service.rest.routes import find_route
+from tests.fakes import FakeCounter, catalog, entry
+from tests.service.certificates import make_certificates
+
+WIDTH = 30_000  # float32, 120 KB
+PAUSE_TURNS = 50
+TIMEOUT_S = 20.0
+WIDE = entry(name="wide", inputs=(TensorSpec("x", "FP32", (-1, -1)),), outputs=(TensorSpec("y", "FP32", (-1, -1)),))
+
+
+class Engine:
+    """Doubles what it gets, at once or when it is let go on."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        self.error: Code | None = None
+        self.cancelled = 0
+
+    def beat(self) -> None:
+        """It is alive."""
+
+    def handle(self, message: Infer | Cancel | Took, body: memoryview, connection: DataConnection) -> None:
+        if not isinstance(message, Infer):
+            self.cancelled += 1
+            return
+        assert self.go.wait(TIMEOUT_S)
+        if self.error is not None:
+            connection.send([(Failure(message.id, self.error, "it may not be"), ())])
+            return
+        (tensor,) = split(body, message.sizes)
+        doubled = memoryview((2 * np.frombuffer(tensor, np.float32)).tobytes())
+        answer = Result(message.id, message.shapes, (len(doubled),), (0, 0, 0, 0, 0), 1, 1), [doubled]
+        connection.send([answer])
+
+    def forget(self, connection: DataConnection) -> None:
+        """Nothing waits here."""
+
+
+class Scene:
+    """A frontend that listens, with its engine."""
+
+    def __init__(self, plane: Plane, lane: InferLane, engine: Engine, url: tuple[str, int], tls: Any) -> None:
+        self.plane, self.lane, self.engine = plane, lane, engine
+        self._url, self._tls = url, tls
+        assert lane.arena is not None
+        self.arena = lane.arena
+
+    async def connect(self) -> Client:
+        return Client(*await asyncio.open_connection(*self._url, ssl=self._tls))
+
+    async def freed(self) -> None:
+        async with asyncio.timeout(TIMEOUT_S):
+            while self.arena.taken_bytes:
+                await asyncio.to_thread(lambda: None)
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def send(self, *pieces: bytes) -> None:
+        """One after the other, each once the one before was surely read."""
+        for index, piece in enumerate(pieces):
+            for _ in range(PAUSE_TURNS if index else 0):
+                await asyncio.to_thread(lambda: None)
+            self._writer.write(piece)
+            await self._writer.drain()
+
+    async def answer(self) -> tuple[int, bytes]:
+        """Status and body."""
+        async with asyncio.timeout(TIMEOUT_S):
+            head = await self._reader.readuntil(b"\r\n\r\n")
+            sizes = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: ")]
+            return int(head.split(b" ", 2)[1]), await self._reader.readexactly(int(sizes[0].split()[1]))
+
+    async def doubled(self) -> float:
+        """What the values of an answer are, all of them."""
+        status, body = await self.answer()
+        assert status == 200, body
+        values = np.frombuffer(body[body.rindex(b"}") + 1 :], np.float32)
+        assert (values == values[0]).all()
+        return float(values[0])
+
+    async def close(self) -> None:
+        self._writer.close()
+        try:
+            await self._writer.wait_closed()
+        except (ssl.SSLError, ConnectionError):
+            """It left in the middle of something."""
+
+
+def request(value: float, width: int = WIDTH, *, is_chunked: bool = False, says: int | None = None) -> bytes:
+    """A row of `width` times `value`, which is a byte: no byte of it is that of a brace."""
+    data = np.full(width, value, np.float32).tobytes()
+    size = {"binary_data_size": len(data) if says is None else says}
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, width], "parameters": size}
+    text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    head = b"POST /v2/models/wide/infer HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: %d\r\n" % len(text)
+    body = text + data
+    if not is_chunked:
+        return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    half = len(body) // 2
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:half], body[half:], b""))
+    return head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks
+
+
+def cut(data: bytes, *places: int) -> Iterator[bytes]:
+    at = 0
+    for place in (*places, len(data)):
+        yield data[at:place]
+        at = place
+
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(params=["asyncio", "uvloop", "uvloop, TLS"])
+def play(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., None]:
+    loop, _, tls = request.param.partition(", ")
+
+    async def scene(scenario: Callable[[Scene], Awaitable[None]], byte_size: int) -> None:
+        engine, clients = Engine(), EngineClients()
+        Listener(str(tmp_path / "engine"), engine).start()
+        clients.lender = Lender(byte_size)
+        await clients.follow([EngineAddress("cpu", str(tmp_path / "engine"), 1)])
+        plane = Plane(clients, FakeCounter())
+        plane.follow(catalog(WIDE))
+        lane = InferLane(plane, Limits())
+        lane.arena = clients.lender.arena
+        server_tls = client_tls = None
+        if tls:
+            files = make_certificates(tmp_path)
+            server_tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            server_tls.load_cert_chain(files.certificate, files.key)
+            client_tls = ssl.create_default_context(cafile=str(files.authority))
+        http = lane_protocol(lane)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            route = find_route(scope["raw_path"])
+            assert route is not None
+            await lane(scope, receive, send, route)
+
+        config = uvicorn.Config(app, http=http, loop="none", lifespan="off", log_config=None)
+        config.load()
+        state = ServerState()
+        running = asyncio.get_running_loop()
+        make: Callable[[], LaneProtocol] = lambda: http(config, state, {})  # noqa: E731
+        server = await running.create_server(make, "127.0.0.1", 0, ssl=server_tls)
+        url = server.sockets[0].getsockname()[:2]
+        await scenario(Scene(plane, lane, engine, url, client_tls))
+        engine.go.set()
+        server.close()
+        await server.wait_closed()
+        await clients.follow([])
+
+    def run(scenario: Callable[[Scene], Awaitable[None]], byte_size: int = 1 << 24) -> None:
+        with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+            runner.run(scene(scenario, byte_size))
+
+    return run
+
+
+def test_bodies_that_come_in_any_pieces(play: Callable[..., None]) -> None:
+    async def scenario(scene: Scene) -> None:
+        client = await scene.connect()
+        for value, places in enumerate(((), (50,), (50, 170), (250, 60_000), (300, 301, 302), (60_000, 90_000), ())):
+            await client.send(*cut(request(value), *places))
+            assert await client.doubled() == 2 * value
+        assert scene.lane.familiar.find(*head_of(request(1))) is not None, "its like came before"
+        await scene.freed()
+        await client.close()
+
+    play(scenario)
+
+
+def head_of(data: bytes) -> tuple[bytes, int]:
+    return data, data.index(b"\r\n\r\n") + 4
+
+
+def test_small_and_large_take_turns_and_what_is_sent_ahead_waits(play: Callable[..., None]) -> None:
+    async def scenario(scene: Scene) -> None:
+        client = await scene.connect()
+        sizes = (WIDTH, 4, 20_000, 4, 5000, WIDTH, 4, 4)
+        await client.send(b"".join(request(value, size) for value, size in enumerate(sizes)))
+        assert [await client.doubled() for _ in sizes] == [2 * value for value in range(len(sizes))]
+        await client.send(*(request(value, size) for value, size in enumerate(sizes)))
+        assert [await client.doubled() for _ in sizes] == [2 * value for value in range(len(sizes))]
+        await scene.freed()
+        await client.close()
+
+    play(scenario)
+
+
+def test_bodies_in_chunks_go_another_way(play: Callable[..., None]) -> None:
+    async def scenario(scene: Scene) -> None:
+        client = await scene.connect()
+        for value in range(1, 4):
+            await client.send(request(value), request(value + 10, is_chunked=True))
+            assert [await client.doubled(), await client.doubled()] == [2 * value, 2 * value + 20]
+        await scene.freed()
+        await client.close()
+
+    play(scenario)
+
+
+def test_who_is_slow_or_leaves_in_the_middle_holds_up_nobody(play: Callable[..., None]) -> None:
+    async def scenario(scene: Scene) -> None:
+        slow, gone, client = await scene.connect(), await scene.connect(), await scene.connect()
+        for value in range(3):
+            halves = list(cut(request(value), 70_000))
+            await slow.send(halves[0])
+            await gone.send(halves[0])
+            await client.send(request(value + 10))
+            assert await client.doubled() == 2 * value + 20
+            assert scene.arena.taken_bytes > 0
+            await slow.send(halves[1])
+            assert await slow.doubled() == 2 * value
+            await gone.close()
+            gone = await scene.connect()
+            await scene.freed()
+        for each in (slow, gone, client):
+            await each.close()
+
+    play(scenario)
+
+
+def test_what_serves_may_be_swapped_while_a_body_comes(play: Callable[..., None]) -> None:
+    async def scenario(scene: Scene) -> None:
+        client = await scene.connect()
+        for value in range(3):
+            await client.send(*cut(request(value), 40_000))
+            assert await client.doubled() == 2 * value
+        first, rest = cut(request(3), 40_000)
+        await client.send(first)
+        while not scene.arena.taken_bytes:
+            await asyncio.to_thread(lambda: None)
+        scene.plane.follow(catalog(WIDE))
+        await client.send(rest)
+        assert await client.doubled() == 6
+        first, rest = cut(request(4), 40_000)
+        await client.send(first)
+        while not scene.arena.taken_bytes:
+            await asyncio.to_thread(lambda: None)
+        scene.plane.is_draining = True
+        await client.send(rest)
+        assert (await client.answer())[0] == 503
+        await scene.freed()
+        await client.close()
+
+    play(scenario)
+
+
+def test_where_there_is_no_room_bodies_come_as_before(play: Callable[..., None]) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.engine.go.clear()
+        clients = [await scene.connect() for _ in range(7)]
+        for _ in range(2):
+            for value, client in enumerate(clients):
+                await client.send(*cut(request(value), 40_000))
+            scene.engine.go.set()
+            assert [await client.doubled() for client in clients] == [2 * value for value in range(7)]
+        await scene.freed()
+        for client in clients:
+            await client.close()
+
+    play(scenario, byte_size=4 << 17)
+
+
+def test_what_is_wrong_or_refused_is_answered_and_lets_go_at_once(play: Callable[..., None]) -> None:
+    async def scenario(scene: Scene) -> None:
+        client = await scene.connect()
+        gc.disable()
+        try:
+            for value in range(3):
+                await client.send(*cut(request(value, says=WIDTH), 40_000))
+                assert (await client.answer())[0] == 400
+                scene.engine.error = Code.QUEUE_FULL
+                await client.send(*cut(request(value), 40_000))
+                assert (await client.answer())[0] == 503
+                scene.engine.error = None
+                await scene.freed()
+                await client.send(*cut(request(value), 40_000))
+                assert await client.doubled() == 2 * value
+        finally:
+            gc.enable()
+        await client.close()
+
+    play(scenario)
+
+
+def test_a_client_that_leaves_has_its_request_taken_back(play: Callable[..., None]) -> None:
+    async def scenario(scene: Scene) -> None:
+        client = await scene.connect()
+        for value in range(2):
+            await client.send(*cut(request(value), 40_000))
+            assert await client.doubled() == 2 * value
+        scene.engine.go.clear()
+        await client.send(*cut(request(3), 40_000))
+        while not scene.plane.in_flight:
+            await asyncio.to_thread(lambda: None)
+        await client.close()
+        while scene.plane.in_flight:
+            await asyncio.to_thread(lambda: None)
+        assert scene.arena.taken_bytes > 0, "the engine may read it"
+        scene.engine.go.set()
+        await scene.freed()
+
+    play(scenario)
