@@ -63,6 +63,9 @@ def describe_manifest(title: str, manifest: Manifest, width: int) -> Iterator[Re
     if reasons.row_count:
         yield Text("")
         yield reasons
+    if manifest.chosen.padded:
+        yield Text("")
+        yield padded_table(manifest.chosen)
     hybrid = manifest.chosen.hybrid
     if hybrid is not None:
         yield from describe_hybrid(hybrid)
@@ -142,6 +145,19 @@ def reason_table(manifest: Manifest) -> Table:
         said = "; ".join(note for note in notes if note)
         if said:
             table.add_row(Text(printable(rung.rung.name)), Text(printable(said)))
+    return table
+
+
+def padded_table(chosen: Candidate) -> Table:
+    """What serves, at each of the sizes that are padded to; the ladder above has the means over them."""
+    times = {(each.sizes, each.rows): each.milliseconds for each in chosen.padded}
+    batches = sorted({rows for _, rows in times})
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("padded to", no_wrap=True, vertical="bottom")
+    for batch in batches:
+        table.add_column(_heading(batch, batch == batches[0]), justify="right", no_wrap=True, vertical="bottom")
+    for sizes in sorted({sizes for sizes, _ in times}):
+        table.add_row(" x ".join(map(str, sizes)), *(milliseconds_text(times[sizes, batch]) for batch in batches))
     return table
 
 

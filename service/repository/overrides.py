@@ -83,6 +83,11 @@ def _tensors(ours: str) -> Callable[[Any, dict[str, Any]], dict[str, Any]]:
         for part in _list(value, ours):
             if not isinstance(part, dict) or not isinstance(part.get("data_type"), str):
                 raise InvalidInput(f"config: every one of the {ours} needs name, data_type and dims")
+            if part.get("allow_ragged_batch"):
+                raise InvalidInput(
+                    f"config: 'allow_ragged_batch' of the {ours} is not supported: leave it out, and see batching.pad, "
+                    "by which requests of different sizes share a batch"
+                )
             datatype = part["data_type"].removeprefix("TYPE_")
             dims = [_whole(size, "dims", least=-1) for size in _list(part.get("dims", []), "dims")]
             parts.append(

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from compiler import Progress, RungState
-from compiler.manifest import Manifest
+from compiler.manifest import Manifest, PaddedTime
 from service.report.facts import describe_accuracy, describe_gain
 from service.report.figures import bytes_text, count_text, milliseconds_text, percent_text, printable, seconds_text
 from service.report.live import Display, find_news
@@ -60,6 +60,17 @@ def test_without_samples_and_memory_their_columns_are_left_out() -> None:
     text = shown(msgspec.structs.replace(cpu_manifest(), ladder=ladder, reference_accuracy=None))
     assert "top-1" not in text.splitlines()[2]
     assert "memory" not in text.splitlines()[2]
+
+
+def test_what_is_padded_has_its_times_at_each_size() -> None:
+    padded = tuple(PaddedTime(rows, (4, size), rows * size / 8) for rows in (1, 64) for size in (128, 16))
+    ladder = tuple(
+        msgspec.structs.replace(rung, padded=padded) if rung.outcome == "chosen" else rung
+        for rung in cpu_manifest().ladder
+    )
+    lines = shown(msgspec.structs.replace(cpu_manifest(), ladder=ladder)).splitlines()
+    rows = [line.split() for line in lines if line.startswith("4 x")]
+    assert rows == [["4", "x", "16", "2.00", "128"], ["4", "x", "128", "16.0", "1024"]]
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])

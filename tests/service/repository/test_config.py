@@ -186,12 +186,13 @@ def test_the_example_in_the_documentation_is_right(folder: Path) -> None:
     config = read(folder, example)
     assert config.images
     assert config.labels == {"probabilities": ("cat", "dog", "neither")}
-    from service.repository import schema
+    from service.repository import schema, schema_pad
 
     blocks = "\n".join(block.partition("```")[0] for block in page.split("```yaml\n")[1:])
     keys = [line.strip().lstrip("#").strip().partition(":")[0] for line in blocks.splitlines()]
 
-    parts = [part for part in vars(schema).values() if isinstance(part, type) and issubclass(part, schema.Part)]
+    named = [*vars(schema).values(), schema_pad.PadPart]
+    parts = [part for part in named if isinstance(part, type) and issubclass(part, schema.Part)]
     for part in parts:
         missing = set(part.model_fields) - set(keys) - {"all", "latest", "specific"}
         words = blocks.replace("{", " ").replace(",", " ").split()

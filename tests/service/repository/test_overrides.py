@@ -154,6 +154,10 @@ def test_what_has_a_meaning_is_read(config: dict[str, Any], expected: dict[str, 
         ({"dynamic_batching": {"priority_levels": 3}}, "'priority_levels' of dynamic_batching is not supported"),
         ({"dynamic_batching": {"default_queue_policy": {"timeout_action": "LATER"}}}, "'timeout_action' of default"),
         ({"input": [{"name": "x"}]}, "every one of the inputs needs name, data_type and dims"),
+        (
+            {"input": [{"name": "x", "data_type": "TYPE_FP32", "dims": [-1], "allow_ragged_batch": True}]},
+            "'allow_ragged_batch' of the inputs is not supported: leave it out, and see batching.pad",
+        ),
         ({"input": [{"name": "x", "data_type": "TYPE_FP32", "dims": [-2]}]}, "dims must be a whole number, -1 or more"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 from compiler.spec import Padding
 from service.repository.config import ConfigError, read_config, to_options
 
+ROOT = Path(__file__).parents[3]
 TEXT = """\
 max_batch_size: 8
 inputs:
@@ -45,6 +46,16 @@ def test_it_is_read_and_reaches_the_compiler(tmp_path: Path) -> None:
     )
     assert config.batching.pad == pad
     assert to_options(config, threads=0).pad == pad
+
+
+def test_the_example_in_the_documentation_is_right(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "model-repository.md").read_text()
+    example = next(block for block in page.split("```yaml\n")[1:] if "    dims:" in block).partition("```")[0]
+    pad = read_config(write(tmp_path, example)).batching.pad
+    assert pad is not None
+    assert pad.dims == {"length": (16, 32, 64, 128)}
+    assert (pad.masks, pad.values, pad.check) == (("attention_mask",), {"input_ids": 0}, True)
+    assert pad.outputs == {"token_states": {1: "length"}}
 
 
 def test_the_order_of_dimensions_in_the_file_means_nothing(tmp_path: Path) -> None:
