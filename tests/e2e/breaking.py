@@ -109,6 +109,58 @@ class Clients:
                 task.cancel()
 
 
+class LargeClients(Clients):
+    """The same for `wide`, whose tensors are large: each is full of its request's number."""
+
+    WIDTH = 40_000
+
+    async def over_http(self, seen: Seen) -> None:
+        while not self.stop.is_set():
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._http_port)
+            try:
+                while not self.stop.is_set():
+                    number = next(self._numbers)
+                    writer.write(binary_request("wide", self._row(number)))
+                    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                    body = await reader.readexactly(int(head.partition("\r\ncontent-length: ")[2].partition("\r\n")[0]))
+                    self._check(seen, number, body[-4 * self.WIDTH :], head.partition("\r\n")[0])
+            except (OSError, asyncio.IncompleteReadError):
+                seen.broken += 1
+                await asyncio.sleep(0.05)
+            finally:
+                writer.close()
+
+    async def over_grpc(self, seen: Seen) -> None:
+        async with grpc.aio.insecure_channel(self._grpc) as channel:
+            stub = GRPCInferenceServiceStub(channel)
+            while not self.stop.is_set():
+                number = next(self._numbers)
+                try:
+                    answer = await stub.ModelInfer(grpc_request(self._row(number), "wide"))
+                except grpc.aio.AioRpcError as error:
+                    seen.others.append(f"{error.code()} {error.details()}")
+                else:
+                    self._check(seen, number, answer.raw_output_contents[0], "OK")
+
+    def _row(self, number: int) -> Any:
+        return np.full((1, self.WIDTH), number, np.float32)
+
+    def _check(self, seen: Seen, number: int, data: bytes, status: str) -> None:
+        values = np.frombuffer(data, np.float32) if len(data) == 4 * self.WIDTH else np.empty(0)
+        if len(values) and (values == number + 1).all():
+            seen.right += 1
+        else:
+            seen.others.append(f"{status} {len(data)} bytes")
+
+
+def binary_request(model: str, rows: Any) -> bytes:
+    data = rows.tobytes()
+    x = {"name": "x", "datatype": "FP32", "shape": rows.shape, "parameters": {"binary_data_size": len(data)}}
+    text = json.dumps({"inputs": [x], "parameters": {"binary_data_output": True}}).encode()
+    head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text) + len(data)}\r\n"
+    return head.encode() + b"Inference-Header-Content-Length: %d\r\n\r\n" % len(text) + text + data
+
+
 def grpc_request(rows: Any, model: str = "poison") -> Any:
     request = messages.ModelInferRequest(model_name=model)
     request.inputs.add(name="x", datatype="FP32", shape=np.shape(rows))

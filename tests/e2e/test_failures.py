@@ -14,7 +14,17 @@ import numpy as np
 import pytest
 
 from protos.inference_pb2_grpc import GRPCInferenceServiceStub
-from tests.e2e.breaking import Clients, Seen, ask_at_once, at_a_rate, grpc_request, http_request, result, statuses
+from tests.e2e.breaking import (
+    Clients,
+    LargeClients,
+    Seen,
+    ask_at_once,
+    at_a_rate,
+    grpc_request,
+    http_request,
+    result,
+    statuses,
+)
 from tests.e2e.conftest import ROOT
 from tests.e2e.running import RunningServer
 
@@ -26,7 +36,7 @@ FULL_BATCH = http_request("poison", [[1, 1]] * 8)  # 50 ms of work: twenty of th
 
 @pytest.fixture(scope="module")
 def server(cache: Path, logs: Path) -> Iterator[RunningServer]:
-    flags = ["--models", "poison", "--models", "patient", "--frontends", "2"]
+    flags = ["--models", "poison", "--models", "patient", "--models", "wide", "--frontends", "2"]
     flags += ["--batch-timeout-s", str(BATCH_TIMEOUT_S)]
     flags += ["--rerun-timeout-s", "100"]  # where other tests run beside these, an engine takes long to come back
     with RunningServer(ROOT / "tests/models", cache, logs, *flags) as running:
@@ -73,6 +83,30 @@ def test_kill_9_of_the_engine_under_load_and_every_request_is_answered(door: str
     assert (seen.broken, seen.right > 80) == (0, True)
     assert {live for live, _ in health} == {200}
     assert 503 in {ready for _, ready in health}
+
+
+def test_kill_9_of_the_engine_loses_no_large_tensor_either(server: RunningServer) -> None:
+    """They lie in memory that frontends share with it: what is run again is what was sent."""
+    seen = Seen()
+    (engine,) = server.children(ENGINE)
+
+    async def play() -> None:
+        clients = LargeClients(server.http_port, server.grpc_port)
+
+        async def ask(seen: Seen) -> None:
+            await asyncio.gather(clients.over_http(seen), clients.over_grpc(seen))
+
+        async def break_it() -> None:
+            await until(lambda: seen.right > 100, "the load to be there")
+            os.kill(engine, signal.SIGKILL)
+            before = seen.right
+            await until(lambda: seen.right > before + 200, "a new engine to serve")
+
+        await clients.while_asking(8, seen, ask, break_it)
+
+    asyncio.run(play())
+    assert server.children(ENGINE) not in ([], [engine])
+    assert (seen.others, seen.broken) == ([], 0)
 
 
 def test_a_request_that_ends_the_engine_fails_alone_after_its_second_run(server: RunningServer) -> None:
