@@ -224,7 +224,8 @@ class Frontend:
         code = CUT_SHORT_EXIT if self._plane.in_flight else 0
         if code:
             log.warning("%d requests were not finished within drain_timeout_s", self._plane.in_flight)
-        await asyncio.gather(self._rpc.stop(self._drain_timeout_s), self._http_task)
+            self._http.force_exit = True  # else it waits for their connections
+        await asyncio.gather(self._rpc.stop(0.0 if code else self._drain_timeout_s), self._http_task)
         await asyncio.to_thread(self._watched.close)
         return code
 

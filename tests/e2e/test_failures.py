@@ -26,6 +26,7 @@ from tests.e2e.breaking import (
     statuses,
 )
 from tests.e2e.conftest import ROOT
+from tests.e2e.memory_group import memory_group
 from tests.e2e.running import RunningServer
 
 ENGINE, FRONTEND = "service.engine.worker", "service.frontend"
@@ -140,6 +141,24 @@ def test_a_request_that_hangs_fails_and_those_behind_it_are_answered(server: Run
     server.wait_until_ready()
 
 
+def test_a_request_for_which_there_is_no_memory_fails_alone(server: RunningServer) -> None:
+    bodies = [http_request("poison", [[1, number]]) for number in (1, 2, 664, 4)]
+    answers = asyncio.run(ask_at_once(server.http_port, bodies))
+    assert [status for status, _, _ in answers] == [200, 200, 500, 200], answers
+    assert "memory" in str(answers[2][1])
+
+
+def test_an_engine_that_the_kernel_kills_for_its_memory_is_replaced(server: RunningServer) -> None:
+    (engine,) = server.children(ENGINE)
+    with memory_group(engine, 512 << 20) as group:
+        bodies = [http_request("poison", [[1, number]]) for number in (1, 665, 3)]
+        answers = asyncio.run(ask_at_once(server.http_port, bodies))
+        assert group.kills() == 1, "by the kernel, for it has no more memory there"
+    assert [result(body) for _, body, _ in answers] == [[2, 2], [2, 666], [2, 4]], "the next engine has no such bound"
+    assert server.children(ENGINE) != [engine]
+    server.wait_until_ready()
+
+
 def test_an_engine_that_is_frozen_is_replaced(server: RunningServer) -> None:
     (engine,) = server.children(ENGINE)
     os.kill(engine, signal.SIGSTOP)
@@ -214,7 +233,7 @@ def test_ten_times_more_than_it_can_do(server: RunningServer) -> None:
     peak, answers = asyncio.run(play())
     done = [when for status, _, when in answers if status == 200]
     assert {status for status, _, _ in answers} == {200, 503}
-    assert len(done) / max(done) > 0.7 * peak, "90 % where nothing else runs: docs/guarantees.md"
+    assert len(done) / max(done) > 0.8 * peak, "99 % where nothing else runs: docs/guarantees.md"
     refused = [seconds for status, seconds, _ in answers if status == 503]
     assert len(refused) > len(answers) / 2
     assert statistics.median(refused) < 0.05
