@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -156,7 +156,7 @@ class Batcher:
         """A batch has been answered, in so many seconds where nothing in it failed."""
         self._running.pop(run.number, None)
         if seconds is not None:
-            self._latencies.of_all([request.shape for request in run.requests]).observed(run.bucket, seconds)
+            self._latency_of(run.requests).observed(run.bucket, seconds)
 
     def bucket(self, rows: int, shape: Hashable = None) -> int:
         """The batch size in which `rows` rows run together; `shape` is the room of those that are padded."""
@@ -197,7 +197,7 @@ class Batcher:
             requests = self._take_padded(head.shape, rows, now)
         else:
             requests = self._queue.take([head.shape], self.latency.first(rows), now)
-        latency = self._latencies.of_all([request.shape for request in requests])
+        latency = self._latency_of(requests)
         self._overtakings = self._overtakings + 1 if self._queue.oldest() is oldest else 0
         taken = sum([request.rows for request in requests])
         if reason == "full" and taken < latency.largest:
@@ -209,6 +209,12 @@ class Batcher:
             began = max(now, min(self._running.values())) if busy else now  # it was prepared while others run
             self._running[self._runs] = began + latency.seconds(bucket)
         return Run(requests, bucket, reason, self._runs)
+
+    def _latency_of(self, requests: Sequence[Waiting]) -> Latency:
+        """What batches take of these requests."""
+        if isinstance(requests[0].shape, Room):
+            return self._latencies.of(room_of([request.shape for request in requests]))
+        return self._latencies.plain
 
     def _take_padded(self, head: Room, rows: int, now: float) -> tuple[Waiting, ...]:
         """Those of the head's sizes, others where that is sooner for both, and in rows left over whatever fits."""

@@ -61,10 +61,6 @@ class Latencies:
             found = self._padded[shape.sizes] = Latency(self._buckets, {})
         return found
 
-    def of_all(self, shapes: Sequence[Hashable]) -> Latency:
-        """Of a batch of requests of these shapes."""
-        return self.of(room_of(shapes)) if isinstance(shapes[0], Room) else self.plain
-
     def seconds(self, rows: Mapping[Hashable, int]) -> float | None:
         """What so many rows of each shape take on one device that does nothing else; None where that is not known.
 
@@ -79,7 +75,7 @@ class Latencies:
         spent = sum(latency.seconds(count) for latency, count in apart.values())
         if len(apart) < 2 or len({shape.rest for shape in rows if isinstance(shape, Room)}) > 1:
             return spent
-        together = self.of_all([*rows])
+        together = self.of(room_of(rows))
         return min(spent, together.seconds(sum(rows.values()))) if together.is_known else spent
 
 

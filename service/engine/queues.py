@@ -133,8 +133,9 @@ class Queue:
         for shape, line in zip(shapes, lines, strict=True):
             del line.waiting[: line.drawn]
             line.drawn = 0
-            line.since = min((each.arrived for _, each in line.waiting[:1]), default=math.inf)
-            if not line.waiting:
+            if line.waiting:
+                line.since = line.waiting[0][1].arrived
+            else:
                 del self._lines[shape]
         if rest is not None:
             rest.arrived = now
