@@ -97,17 +97,13 @@ class Batcher:
         """How many rows wait."""
         return self._queue.rows
 
-    @property
-    def latency(self) -> Latency:
-        """What batches take whose requests are not padded."""
-        return self._latencies.plain
-
     def measured(
         self, seconds: Mapping[int, float], padded: Mapping[Sizes, Mapping[int, float]] = MappingProxyType({})
     ) -> None:
         """Plan from now on by what batches of each size take, and by what they take padded to these sizes."""
         buckets = self.policy.buckets or tuple(range(1, self.policy.max_batch_size + 1))
         self._latencies = Latencies(buckets, seconds, padded)
+        self.latency = self._latencies.plain  # of what is not padded
 
     def add(self, waiting: Waiting, *, is_accepted: bool = False) -> None:
         """Let a request wait. Raises QueueFull where too many wait already, or where it would miss its deadline.
@@ -121,8 +117,7 @@ class Batcher:
                     f"{self.policy.max_queue_size}): try again later",
                     self._backlog(waiting.arrived),
                 )
-            latency = self._latencies.of(waiting.shape)
-            if waiting.deadline is not None and latency.is_known:
+            if waiting.deadline is not None and (latency := self._latencies.of(waiting.shape)).is_known:
                 batches = (self._queue.rows + waiting.rows) // latency.largest + 1 + len(self._running)
                 at_worst = CAUTION * batches * latency.slowest_s  # where all take what this one takes
                 if latency is not self.latency or at_worst > waiting.deadline - waiting.arrived:
@@ -174,7 +169,8 @@ class Batcher:
 
     def _ready(self, head: Waiting, now: float) -> tuple[int, str, float]:
         """How many rows of this shape may run now and why; 0: none before the time that comes third."""
-        policy, rows, latency = self.policy, self._queue.rows_behind(head), self._latencies.of(head.shape)
+        policy, rows = self.policy, self._queue.rows_behind(head)
+        latency = self._latencies.of(head.shape) if isinstance(head.shape, Room) else self.latency
         if policy.max_batch_size > 0 and rows >= latency.largest:
             return rows, "full", now
         if not policy.max_queue_delay_s or not policy.max_batch_size:
@@ -214,7 +210,7 @@ class Batcher:
         """What batches take of these requests."""
         if isinstance(requests[0].shape, Room):
             return self._latencies.of(room_of([request.shape for request in requests]))
-        return self._latencies.plain
+        return self.latency
 
     def _take_padded(self, head: Room, rows: int, now: float) -> tuple[Waiting, ...]:
         """Those of the head's sizes, others where that is sooner for both, and in rows left over whatever fits."""
