@@ -28,6 +28,7 @@ import torch
 
 from compiler.spec import TensorSpec
 from service.bench.results import describe_machine, write_results
+from service.engine.arena import Guest
 from service.engine.batcher import Batcher, Policy, Run
 from service.engine.listener import DataConnection, Listener
 from service.engine.messages import Cancel, Infer, Result, Took
@@ -61,6 +62,9 @@ class Receiver:
 
     def beat(self) -> None:
         """Nobody watches."""
+
+    def shares(self, guest: Guest) -> None:
+        """Nothing copies by itself from there."""
 
     def forget(self, connection: DataConnection) -> None:
         self._served.forget(connection)
@@ -135,6 +139,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     out = parser.parse_args().out
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    torch.set_num_threads(1)  # as small models have it: a team waits busily where the cores are taken
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     found: dict[str, dict[str, float]] = {}

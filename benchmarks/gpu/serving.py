@@ -4,6 +4,7 @@
 
 The client is on the same machine and takes processors of its own. The images are normalised inside the compiled module.
 "bare" is the same artifact in this process, its CUDA graph alone by the GPU's clock and with both copies by the host's.
+"nothing" takes the same images and looks at ten bytes of each: what it takes is the way there and back.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from tests.e2e.running import RunningServer
 
 DEVICE = os.environ.get("DEVICE", "cuda:0")
 FRONTENDS, CLIENTS = 5, 4
-LEVELS = "1,64,256,512"
+LEVELS = ("1", "64", "256", "512")
+PROTOCOLS = ("http", "grpc")
+PROCESSES = {"engine": "service.engine.worker", "frontends": "service.frontend"}
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 MODEL = """
 import timm
@@ -60,8 +63,20 @@ inputs:
 batching: {buckets: [1, 8, 32, 64, 128], max_queue_size: 4096}
 compile:
   backends: [torchscript]
+"""
+CLASSIFIER_CONFIG = f"""{CONFIG}
   precision: [fp16]
-  tolerance: {fp16: {relative_l2: 0.1, max_abs: 0.2}}
+  tolerance: {{fp16: {{relative_l2: 0.1, max_abs: 0.2}}}}
+"""
+NOTHING = """
+from torch import nn
+
+class Nothing(nn.Module):
+    def forward(self, image):
+        return image[:, 0, 0, :10] * 2
+
+def create_model():
+    return Nothing()
 """
 
 
@@ -71,26 +86,28 @@ def processor_s(pids: list[int]) -> float:
     return sum(int(each[11]) + int(each[12]) for each in fields) * TICK_S
 
 
-def press(server: RunningServer, protocol: str, levels: str, folder: Path) -> dict[str, Any]:
-    """One run of `torchere bench`, and what the engine spent for each request of it."""
+def press(server: RunningServer, model: str, protocol: str, level: str, folder: Path) -> dict[str, Any]:
+    """One run of `torchere bench`, and what the engine and the frontends spent for each request of it."""
     url = server.http if protocol == "http" else f"127.0.0.1:{server.grpc_port}"
-    out = folder / f"{protocol}-{levels.replace(',', '-')}.json"
-    command = [sys.executable, "-m", "service.cli", "bench", "classifier", "--url", url, "--protocol", protocol]
-    command += ["--concurrency", levels, "--processes", str(CLIENTS), "--max-windows", "4", "--warm-up", "0.7"]
-    engines = server.children("service.engine.worker")
-    before, began = processor_s(engines), server.metric("torchere_rows_total")
+    out = folder / f"{model}-{protocol}-{level}.json"
+    command = [sys.executable, "-m", "service.cli", "bench", model, "--url", url, "--protocol", protocol]
+    command += ["--concurrency", level, "--processes", str(CLIENTS), "--max-windows", "4", "--warm-up", "0.7"]
+    pids = {kind: server.children(module) for kind, module in PROCESSES.items()}
+    before, began = {kind: processor_s(each) for kind, each in pids.items()}, server.metric("torchere_rows_total")
     subprocess.run([*command, "--json", str(out)], check=True, stdout=sys.stderr)
-    rows = server.metric("torchere_rows_total") - began
-    spent = processor_s(engines) - before
+    rows = max(1.0, server.metric("torchere_rows_total") - began)
     found: dict[str, Any] = json.loads(out.read_text())
-    found["engine_cpu_us_per_image"] = round(1e6 * spent / rows, 1) if rows else None
+    for kind, each in pids.items():
+        found[f"{kind}_cpu_us_per_image"] = round(1e6 * (processor_s(each) - before[kind]) / rows, 1)
     return found
 
 
 def bare(cache: Path) -> dict[str, Any]:
     """The artifact that was served, without a service."""
-    folder = next(path.parent for path in cache.rglob(MANIFEST_NAME))
-    manifest = read_manifest(folder)
+    folders = [path.parent for path in cache.rglob(MANIFEST_NAME)]
+    folder, manifest = next(
+        (folder, read) for folder in folders if (read := read_manifest(folder)).chosen.rung.precision == "fp16"
+    )
     found: dict[str, Any] = {"chosen": manifest.chosen.rung.name, "stage_seconds": manifest.stage_seconds}
     model = backends.load(folder, manifest, DEVICE)
     call, graphs = CudaCall(model, Device(DEVICE, threads=2), manifest.chosen.graphs), Graphs(model, DEVICE)
@@ -109,22 +126,28 @@ def bare(cache: Path) -> dict[str, Any]:
     return found
 
 
+def write_models(repository: Path) -> None:
+    for model, code, config in (("classifier", MODEL, CLASSIFIER_CONFIG), ("nothing", NOTHING, CONFIG)):
+        (repository / model / "1").mkdir(parents=True)
+        (repository / model / "1" / "model.py").write_text(code)
+        (repository / model / "model.yaml").write_text(config)
+
+
 def main() -> None:
     given = arguments(__doc__)
     torch.backends.cudnn.benchmark = True
     started, found = time.monotonic(), {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "models" / "classifier" / "1").mkdir(parents=True)
-        (folder / "models" / "classifier" / "1" / "model.py").write_text(MODEL)
-        (folder / "models" / "classifier" / "model.yaml").write_text(CONFIG)
+        write_models(folder / "models")
         flags = ("--device", DEVICE, "--startup", "wait", "--frontends", str(FRONTENDS))
         with RunningServer(folder / "models", given.cache, folder, *flags) as server:
             print(f"ready after {time.monotonic() - started:.0f} s", flush=True)
-            for protocol in ("http", "grpc"):
-                found[protocol] = [press(server, protocol, level, folder) for level in LEVELS.split(",")]
+            for protocol in PROTOCOLS:
+                found[protocol] = [press(server, "classifier", protocol, level, folder) for level in LEVELS]
+            nothing = {protocol: press(server, "nothing", protocol, "1", folder) for protocol in PROTOCOLS}
             print(server.log()[-3000:], flush=True)
-        result = {"service": found, "bare": bare(given.cache) if DEVICE != "cpu" else {}}
+        result = {"service": found, "nothing": nothing, "bare": bare(given.cache) if DEVICE != "cpu" else {}}
     frontends = {"frontends": FRONTENDS, "clients": CLIENTS}
     write("gpu_serving", given.out, cpu=describe_machine(), **frontends, **result)
 

@@ -136,9 +136,10 @@ class Loan:
 
 
 class Seen(Bytes):
-    """Bytes of a guest's view."""
+    """Bytes of a guest's view, which keep it."""
 
     loan: Loan
+    guest: Guest
 
 
 class Guest:
@@ -148,6 +149,11 @@ class Guest:
         """Raises ValueError where `file`, which is left open, is not such memory."""
         self._memory = map_memory(file, byte_size)
         self._byte_size = byte_size
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Where it is mapped for as long as there is this guest, and how many bytes."""
+        return address_of(memoryview(self._memory)), self._byte_size
 
     def __repr__(self) -> str:
         return f"<Guest {self._byte_size} bytes>"
@@ -159,5 +165,5 @@ class Guest:
                 f"{size} bytes from {place} on end beyond the memory that is shared, of {self._byte_size} bytes"
             )
         seen = Seen((size,), np.uint8, self._memory, place)
-        seen.loan = loan
+        seen.loan, seen.guest = loan, self
         return memoryview(seen)  # type: ignore[arg-type]

@@ -110,7 +110,7 @@ class EngineEnd:
         try:
             if len(files) != 2:
                 raise ValueError(f"two files of shared memory were announced, {len(files)} came")
-            self._guest = Guest(files[0], hello.input_bytes)
+            self.guest = Guest(files[0], hello.input_bytes)
             self._arena = Arena(files[1], hello.output_bytes)
         finally:
             for file in files:
@@ -132,7 +132,7 @@ class EngineEnd:
     def read(self, body: memoryview) -> list[memoryview]:
         """The tensors of a request. Raises ValueError."""
         self._seen.add(ticket_of(body))
-        return read(body, self._guest, self._gone)
+        return read(body, self.guest, self._gone)
 
     def frame(self, message: msgspec.Struct, blobs: Sequence[Buffer]) -> list[Buffer]:
         """The buffers to write for an answer."""

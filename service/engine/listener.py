@@ -16,6 +16,7 @@ from typing import Protocol
 
 import msgspec
 
+from service.engine.arena import Guest
 from service.engine.lending import EngineEnd, Hello, Returned
 from service.engine.link import OutgoingBuffers
 from service.engine.messages import Cancel, Failure, Infer, Result, Took
@@ -40,6 +41,7 @@ class Receiver(Protocol):
     def beat(self) -> None: ...
     def handle(self, message: Infer | Cancel | Took, body: memoryview, connection: DataConnection) -> None: ...
     def forget(self, connection: DataConnection) -> None: ...
+    def shares(self, guest: Guest) -> None: ...
 
 
 class DataConnection:
@@ -73,11 +75,12 @@ class DataConnection:
                 self._files += array("i", data[: len(data) - len(data) % array("i").itemsize])
         return count
 
-    def meet(self, hello: Hello) -> None:
+    def meet(self, hello: Hello) -> EngineEnd:
         """Share the memory that came with it. Raises ValueError where it is not as announced, or came twice."""
         files, self._files = self._files or [], []
         self.memory = EngineEnd(hello, files)
         self.reader.read_lent = self.memory.read
+        return self.memory
 
     def cancelled(self, request_id: int) -> None:
         """A request has been taken back: it may still be read."""
@@ -196,7 +199,7 @@ class Listener:
     def _handle(self, message: Data, body: memoryview, connection: DataConnection) -> None:
         match message:
             case Hello():
-                connection.meet(message)
+                self._receiver.shares(connection.meet(message).guest)
             case Returned() if connection.memory is not None:
                 connection.memory.returned(message)
             case Infer() | Cancel() | Took():

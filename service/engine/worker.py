@@ -20,6 +20,7 @@ from typing import Protocol
 import msgspec
 
 from compiler.orphan import die_with_parent
+from service.engine.arena import Guest
 from service.engine.blackbox import BlackBox, beside
 from service.engine.generating import GeneratingModel
 from service.engine.holdings import Holdings
@@ -151,6 +152,11 @@ class Engine:
             self._quarantine.forget(submitter)
             for model in self._holdings.all():
                 model.forget(submitter)
+
+    def shares(self, guest: Guest) -> None:
+        """A frontend's tensors will lie there."""
+        if self._device.registered is not None:
+            self._device.registered.add(guest, *guest.span)
 
     def lookup(self, name: str, version: str = "") -> Served | None:
         """What is loaded under this name, the highest version where none is named, by its newest contract."""

@@ -1,37 +1,79 @@
 """The memory that a batch is laid into: one staging tensor per input, pinned for a GPU, reused by every batch.
 
-What lies on the GPU already is laid there, in memory of its own. Knows shapes, datatypes and bytes, nothing of
-requests. One `Staging` belongs to one instance thread.
+What lies on the GPU already is laid there, in memory of its own; what the GPU can copy by itself is not laid at all.
+Knows shapes, datatypes and bytes, nothing of requests. One `Staging` belongs to one instance thread.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import cast
 
 import torch
 
 from compiler.datatypes import TORCH_TYPES
 from compiler.spec import ITEM_SIZES, TensorSpec
+from service.runtime.registered import Registered
 
 MAX_SHAPES = 256  # whose tensors are kept; a model whose sizes are free may be asked for any
 LARGE = 1 << 18  # bytes of a batch: below, looking at each part as a tensor takes longer than copying it
 
 
-class Staging:
-    """Rows of one input, side by side: `lay(parts, rows, shape)` returns the tensor of `rows` rows."""
+@dataclass(frozen=True, slots=True)
+class Scattered:
+    """Rows of one input in memory from which the GPU copies by itself: bytes, one part after the other."""
 
-    def __init__(self, spec: TensorSpec, pinned: bool) -> None:
+    parts: Sequence[torch.Tensor]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    nbytes: int
+    is_cuda: bool = False  # as a tensor that is yet to be brought there
+
+
+Input = torch.Tensor | Scattered
+
+
+def bring(source: Input, target: torch.Tensor) -> None:
+    """Copy to the GPU, in the current stream; what the parts do not fill is zero."""
+    if isinstance(source, torch.Tensor):
+        target.copy_(source, non_blocking=True)
+        return
+    flat = target.view(-1).view(torch.uint8)
+    *_, last = ends = list(accumulate(map(len, source.parts)))
+    if len(ends) == 1:
+        flat[:last].copy_(source.parts[0], non_blocking=True)
+    else:  # one call for all, without the interpreter's lock
+        torch._foreach_copy_(list(flat[:last].tensor_split(ends[:-1])), list(source.parts), non_blocking=True)
+    if last < len(flat):
+        flat[last:].zero_()
+
+
+class Staging:
+    """Rows of one input, side by side: `lay(parts, rows, shape)` returns the tensor of `rows` rows.
+
+    Where all parts lie in memory that is `registered`, they stay there.
+    """
+
+    def __init__(self, spec: TensorSpec, pinned: bool, registered: Registered | None = None) -> None:
         self._dtype = TORCH_TYPES[spec.datatype]
         self._item = ITEM_SIZES[spec.datatype]
         self._pinned = pinned
+        self._registered = registered
         self._memory = torch.empty(0, dtype=torch.uint8)
         self._bytes = memoryview(bytearray())
         self._tensors: dict[tuple[int, ...], torch.Tensor] = {}  # of this memory, by shape
 
-    def lay(self, parts: Sequence[memoryview | torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
-        """Copy `parts` one after the other into a tensor of `shape`; what they do not fill is zero.
+    def lay(self, parts: Sequence[memoryview | torch.Tensor], shape: tuple[int, ...]) -> Input:
+        """The batch of `shape` for the GPU or the processor; what the parts do not fill is zero."""
+        if self._registered is not None and (seen := _where_they_lie(parts, self._registered)):
+            return Scattered(seen, shape, self._dtype, self._item * math.prod(shape))
+        return self.pack(parts, shape)
+
+    def pack(self, parts: Sequence[memoryview | torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
+        """Copy `parts` one after the other into a tensor of `shape`.
 
         The tensor is a view of this staging memory: it is valid until the next call. Parts that are tensors are bytes
         on a GPU; where one is, the whole is laid on that GPU, in the current stream.
@@ -68,6 +110,19 @@ class Staging:
         end = sum(map(len, parts))
         torch.cat([torch.frombuffer(part, dtype=torch.uint8) for part in parts], out=self._memory[:end])
         return end
+
+
+def _where_they_lie(parts: Sequence[memoryview | torch.Tensor], registered: Registered) -> list[torch.Tensor]:
+    """The parts as bytes, uncopied; none of them where one is not in memory that is registered."""
+    seen = []
+    for part in parts:
+        if not _is_plain(part):
+            return []
+        look = torch.frombuffer(cast(memoryview, part), dtype=torch.uint8)
+        if not registered.covers(look.data_ptr(), len(look)):
+            return []
+        seen.append(look)
+    return seen
 
 
 def _is_plain(part: memoryview | torch.Tensor) -> bool:

@@ -7,14 +7,16 @@ the rows, `compiler/graphs.py` records the graphs.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from compiler.graphs import Graph, Graphs, Model
+from service.runtime.buffers import Input, bring
 from service.runtime.device import Device
-from service.runtime.waiting import Patience
+from service.runtime.waiting import Patience, Phases
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -25,12 +27,13 @@ LARGE = 1 << 20  # bytes of outputs: from here on the next batch does not wait u
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """A call that the GPU works on. `kept` is what must not be reused before it has landed."""
+    """A call that the GPU works on since `began`. `kept` is what must not be reused before it has landed."""
 
     call: _Marks
     copies: Tensors
-    kept: Tensors
+    kept: tuple[Input, ...]
     size: int
+    began: int
 
 
 class CudaCall:
@@ -57,75 +60,88 @@ class CudaCall:
         # Other models serve meanwhile, and what would spoil a recording was looked for when this one was compiled.
         return self._graphs.capture(tuple(tensor.to(self._device) for tensor in inputs), is_known=True)
 
-    def __call__(
-        self, laid: Sequence[torch.Tensor], stays: Collection[int] = ()
-    ) -> tuple[Tensors, tuple[int, int, int]]:
+    def __call__(self, laid: Sequence[Input], stays: Collection[int] = ()) -> tuple[Tensors, Phases]:
         """Launch and land."""
         return self.land(self.launch(laid, stays))
 
-    def launch(self, laid: Sequence[torch.Tensor], stays: Collection[int] = ()) -> Flight:
+    def launch(self, laid: Sequence[Input], stays: Collection[int] = ()) -> Flight:
         """Give the GPU all of a call. What was laid must stay as it is until the flight has landed."""
-        ahead = len(self._free) < CALLS_AT_ONCE and not any(tensor.is_cuda for tensor in laid)
+        began, size = time.monotonic_ns(), sum([each.nbytes for each in laid])
+        ahead = len(self._free) < CALLS_AT_ONCE and not any(each.is_cuda for each in laid)
         marks = self._free.pop()
+        marks.is_timed = self._patience.is_timed(size, began)
         try:
             with torch.inference_mode():
-                return self._launch(marks, laid, stays, ahead)
+                copies, kept = self._launch(marks, laid, stays, ahead)
         except BaseException:
             for stream in (self._inward, torch.cuda.current_stream(self._device)):
                 stream.synchronize()
             self._free.append(marks)
             raise
+        return Flight(marks, copies, kept, size, began)
 
-    def land(self, flight: Flight) -> tuple[Tensors, tuple[int, int, int]]:
+    def land(self, flight: Flight) -> tuple[Tensors, Phases]:
         """Wait for it. The outputs in host memory; the nanoseconds of copying in, computing, copying out.
 
-        All by the GPU's clock. Outputs whose indices were in `stays` are copied on the GPU.
+        All by the GPU's clock, of the last call of this size that was timed. Outputs whose indices were in `stays` are
+        copied on the GPU.
         """
-        marks = flight.call
+        marks, size = flight.call, flight.size
         try:
-            marks.wait(sleeps=self._patience.is_long(flight.size))
-            phases = (
-                nanoseconds(marks.began, marks.copied_in),
-                nanoseconds(marks.begins, marks.computed),
-                nanoseconds(marks.computed, marks.copied_out),
-            )
+            nap = self._patience.nap_ns(size, flight.began, time.monotonic_ns())
+            if nap:
+                time.sleep(nap / 1e9)
+            marks.wait(sleeps=nap is None)
+            now = time.monotonic_ns()
+            if marks.is_timed:
+                self._patience.timed(size, now, marks.phases())
         finally:
             self._free.append(marks)
-        self._patience.took(flight.size, phases[1])
-        return flight.copies, phases
+        self._patience.landed(size, flight.began, now)
+        return flight.copies, self._patience.phases(size)
 
-    def _launch(self, marks: _Marks, laid: Sequence[torch.Tensor], stays: Collection[int], ahead: bool) -> Flight:
+    def _launch(
+        self, marks: _Marks, laid: Sequence[Input], stays: Collection[int], ahead: bool
+    ) -> tuple[Tensors, tuple[Input, ...]]:
         here = torch.cuda.current_stream(self._device)
-        graph = self._graphs.find(tuple(tuple(tensor.shape) for tensor in laid))
+        graph = self._graphs.find(tuple([tuple(each.shape) for each in laid]))
+        brought: Sequence[Input] = laid
         if ahead:
             with torch.cuda.stream(self._inward):
-                marks.began.record()
+                marks.time(marks.began)
                 brought = marks.bring(laid, self._device)
-                marks.copied_in.record()
-            here.wait_event(marks.copied_in)
+                marks.time(marks.copied_in)
+                marks.arrived.record()
+            here.wait_event(marks.arrived)
         else:
-            marks.began.record()
-            brought = tuple(laid) if graph is not None else self._to_device(laid)
+            marks.time(marks.began)
         results = self._compute(marks, graph, brought, is_copied=ahead)
-        marks.computed.record()
+        marks.time(marks.computed)
         copies, kept = self._copy_out(marks, here, results, stays, is_overwritten=graph is not None)
-        return Flight(marks, copies, (*brought, *kept), sum(tensor.nbytes for tensor in laid))
+        return copies, (*laid, *brought, *kept)
 
-    def _to_device(self, laid: Sequence[torch.Tensor]) -> Tensors:
-        return tuple(tensor.to(self._device, non_blocking=True) for tensor in laid)
-
-    def _compute(self, marks: _Marks, graph: Graph | None, brought: Tensors, *, is_copied: bool) -> Tensors:
+    def _compute(self, marks: _Marks, graph: Graph | None, brought: Sequence[Input], *, is_copied: bool) -> Tensors:
         """In the current stream: after the call before this one, whose graph and inputs it may share."""
         if graph is not None:
-            for own, tensor in zip(graph.inputs, brought, strict=True):
-                own.copy_(tensor, non_blocking=True)
+            inputs = graph.inputs
+            for own, source in zip(inputs, brought, strict=True):
+                bring(source, own)
+        else:
+            inputs = tuple([self._to_device(source) for source in brought])
         if not is_copied:
-            marks.copied_in.record()
-        marks.begins.record()
+            marks.time(marks.copied_in)
+        marks.time(marks.begins)
         if graph is None:
-            return self._model(brought)
+            return self._model(inputs)
         graph.replay()
         return graph.outputs
+
+    def _to_device(self, source: Input) -> torch.Tensor:
+        if isinstance(source, torch.Tensor):
+            return source.to(self._device, non_blocking=True)
+        target = torch.empty(source.shape, dtype=source.dtype, device=self._device)
+        bring(source, target)
+        return target
 
     def _copy_out(
         self,
@@ -163,31 +179,46 @@ class _Marks:
             torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             for _ in range(5)
         )
-        self.left = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self.arrived, self.left, self._done = (torch.cuda.Event() for _ in range(3))  # type: ignore[no-untyped-call]
         self._slept = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self._memory = torch.empty(0, dtype=torch.uint8)
+        self.is_timed = False
 
-    def bring(self, laid: Sequence[torch.Tensor], device: str) -> Tensors:
+    def time(self, event: torch.cuda.Event) -> None:
+        """Let the GPU note the time, where this call is timed."""
+        if self.is_timed:
+            event.record()
+
+    def bring(self, laid: Sequence[Input], device: str) -> Tensors:
         """Copies of `laid` in this call's own memory on the GPU."""
-        sizes = [-(-tensor.nbytes // ALIGNED) * ALIGNED for tensor in laid]
+        sizes = [-(-each.nbytes // ALIGNED) * ALIGNED for each in laid]
         if sum(sizes) > len(self._memory):
             self._memory = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
         found, at = [], 0
-        for tensor, size in zip(laid, sizes, strict=True):
-            copy = self._memory[at : at + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-            copy.copy_(tensor, non_blocking=True)
+        for source, size in zip(laid, sizes, strict=True):
+            copy = self._memory[at : at + source.nbytes].view(source.dtype).view(source.shape)
+            bring(source, copy)
             found.append(copy)
             at += size
         return tuple(found)
 
     def end(self) -> None:
         """All has been given to the current stream."""
-        self.copied_out.record()
+        self.time(self.copied_out)
+        self._done.record()
         self._slept.record()
 
     def wait(self, *, sleeps: bool) -> None:
-        """Until all is done; `sleeps` leaves the processor to others, and wakes up some microseconds later."""
-        (self._slept if sleeps else self.copied_out).synchronize()
+        """Until all is done; `sleeps` leaves the processor to others, and wakes up a tenth of a millisecond later."""
+        (self._slept if sleeps else self._done).synchronize()
+
+    def phases(self) -> Phases:
+        """By the clock of the GPU, where it was timed."""
+        return (
+            nanoseconds(self.began, self.copied_in),
+            nanoseconds(self.begins, self.computed),
+            nanoseconds(self.computed, self.copied_out),
+        )
 
 
 def nanoseconds(start: torch.cuda.Event, end: torch.cuda.Event) -> int:

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 
 import torch
 
+from service.runtime.memory import CannotOpen, load_runtime
+from service.runtime.registered import Registered, registered_with
+
 
 class Device:
     """`Device("cpu", threads=2)` or `Device("cuda:0", threads=2)`: owned by one engine process.
@@ -21,9 +24,12 @@ class Device:
         self.name = name
         self.label = label or name
         self.is_cuda = name.startswith("cuda")
+        self.registered: Registered | None = None  # memory from which it copies by itself
         torch.set_num_threads(threads)
         if self.is_cuda:
             torch.cuda.set_device(name)
+            with contextlib.suppress(CannotOpen):
+                self.registered = registered_with(load_runtime(), lambda: torch.cuda.set_device(name))
 
     def __repr__(self) -> str:
         return f"<Device {self.label}, {torch.get_num_threads()} threads>"

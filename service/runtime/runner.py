@@ -9,21 +9,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from compiler.datatypes import TORCH_TYPES
 from compiler.golden import random_tensor
 from compiler.spec import TensorSpec
-from service.runtime.buffers import Staging, as_bytes
+from service.runtime.buffers import Input, Staging, as_bytes
 from service.runtime.cpu import CpuCall, Model
 from service.runtime.device import Device
 
 if TYPE_CHECKING:
     from service.runtime.cuda import CudaCall, Flight
 
-Call = Callable[[Sequence[torch.Tensor], Collection[int]], tuple[tuple[torch.Tensor, ...], tuple[int, int, int]]]
+Call = Callable[[Sequence[Any], Collection[int]], tuple[tuple[torch.Tensor, ...], tuple[int, int, int]]]
 
 BATCHES_AT_ONCE = 2  # one that runs and one that is laid meanwhile
 WARM_UP_CALLS = 2  # TorchScript specialises on the second call
@@ -44,9 +44,9 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Laid:
-    """A batch that lies side by side in staging memory, ready to run; `stack_ns` is what laying it took."""
+    """A batch that is ready: side by side in staging memory, or where a GPU fetches it; laying took `stack_ns`."""
 
-    inputs: tuple[torch.Tensor, ...]
+    inputs: tuple[Input, ...]
     stack_ns: int
     staging: Sequence[Staging]
 
@@ -81,7 +81,9 @@ class Runner:
         self._inputs = tuple(inputs)
         self._outputs = tuple(outputs)
         # What is free; memory is taken as it is used, so that whoever never lays ahead has one.
-        self._free = [[Staging(spec, pinned=device.is_cuda) for spec in inputs] for _ in range(BATCHES_AT_ONCE)]
+        self._free = [
+            [Staging(spec, device.is_cuda, device.registered) for spec in inputs] for _ in range(BATCHES_AT_ONCE)
+        ]
         self._call: Call
         self._prepare: Callable[[tuple[torch.Tensor, ...], int], str]
         self._cuda: CudaCall | None = None

@@ -84,7 +84,7 @@ class StatefulRunner:
     ) -> tuple[list[Output], tuple[int, int, int, int]]:
         """The outputs that are not state, and the nanoseconds of: stack, copy in, compute, copy out."""
         started = time.perf_counter_ns()
-        laid = [staging.lay(rows, shape) for staging, rows, shape in zip(self._staging, parts, shapes, strict=True)]
+        laid = [staging.pack(rows, shape) for staging, rows, shape in zip(self._staging, parts, shapes, strict=True)]
         stacked = time.perf_counter_ns()
         results, phases = self._call(laid, places)
         outputs = [read_output(spec, each) for spec, each in zip(self._signature.host_outputs, results, strict=True)]

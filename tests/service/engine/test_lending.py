@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from service.engine.arena import Guest
 from service.engine.client import EngineClients
 from service.engine.lending import HEAD, INLINE, LENT_BYTES, PLACE, Hello, Lender
 from service.engine.listener import DataConnection, Listener
@@ -42,6 +43,9 @@ class Engine:
             else:
                 self.cancelled.append(message.id)
             self._changed.notify_all()
+
+    def shares(self, guest: Guest) -> None:
+        """Nothing copies by itself from there."""
 
     def forget(self, connection: DataConnection) -> None:
         with self._changed:

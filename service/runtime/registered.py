@@ -1,0 +1,98 @@
+"""Memory shared with frontends from which the GPU copies by itself: registered with CUDA piece by piece, as it is used.
+
+Knows addresses, nothing of frontends or tensors. `worker.py` tells of memory that is mapped, `buffers.py` asks before
+it lays rows. What was never asked for is not registered: a page that is registered exists, touched or not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import weakref
+from bisect import bisect_right, insort
+from collections.abc import Callable
+from typing import Any
+
+PIECE_BYTES = 4 * 1024 * 1024  # registered at once, in about half a millisecond
+
+Register = Callable[[int, int], bool]
+
+
+class Registered:
+    """`covers(address, size)` says whether the GPU may copy from there. Any thread may call all of it.
+
+    `register(address, size)` and `unregister(address)` are CUDA's; what cannot be registered is copied as other memory.
+    """
+
+    def __init__(self, register: Register, unregister: Callable[[int], None]) -> None:
+        self._register = register
+        self._unregister = unregister
+        self._starts: list[int] = []
+        self._known: dict[int, _Mapping] = {}
+        self._lock = threading.RLock()  # an owner may be collected within
+
+    def __repr__(self) -> str:
+        return f"<Registered {sum(len(each.pieces) for each in self._known.values())} pieces>"
+
+    def add(self, owner: object, address: int, size: int) -> None:
+        """Memory is mapped there for as long as `owner` lives."""
+        with self._lock:
+            self._known[address] = _Mapping(address, size, set())
+            insort(self._starts, address)
+        weakref.finalize(owner, self._remove, address).atexit = False
+
+    def covers(self, address: int, size: int) -> bool:
+        """Whether these bytes lie within one piece that is registered; it is, where that can be done."""
+        with self._lock:
+            index = bisect_right(self._starts, address) - 1
+            mapping = self._known[self._starts[index]] if index >= 0 else None
+            if mapping is None or address + size > mapping.address + mapping.size or mapping.is_refused:
+                return False
+            number, last = ((at - mapping.address) // PIECE_BYTES for at in (address, address + size - 1))
+            if number != last:
+                return False
+            if number not in mapping.pieces:
+                begin = number * PIECE_BYTES
+                length = min(PIECE_BYTES, mapping.size - begin)
+                if not self._register(mapping.address + begin, length):
+                    mapping.is_refused = True
+                    return False
+                mapping.pieces.add(number)
+            return True
+
+    def _remove(self, address: int) -> None:
+        with self._lock:
+            mapping = self._known.pop(address)
+            self._starts.remove(address)
+        for number in mapping.pieces:
+            self._unregister(address + number * PIECE_BYTES)
+
+
+class _Mapping:
+    """One stretch of memory, and which of its pieces are registered."""
+
+    __slots__ = ("address", "is_refused", "pieces", "size")
+
+    def __init__(self, address: int, size: int, pieces: set[int]) -> None:
+        self.address = address
+        self.size = size
+        self.pieces = pieces
+        self.is_refused = False
+
+
+def registered_with(runtime: Any, use: Callable[[], object]) -> Registered:
+    """By the CUDA runtime that torch has loaded; `use()` makes the calling thread one of the right GPU."""
+
+    def register(address: int, size: int) -> bool:
+        use()
+        code = runtime.cudaHostRegister(ctypes.c_void_p(address), ctypes.c_size_t(size), 0)
+        if code:
+            runtime.cudaGetLastError()  # or the next call of torch would be told of it
+        return not code
+
+    def unregister(address: int) -> None:
+        use()
+        if runtime.cudaHostUnregister(ctypes.c_void_p(address)):
+            runtime.cudaGetLastError()
+
+    return Registered(register, unregister)
