@@ -11,6 +11,7 @@ import torch
 
 from compiler.manifest import PaddedTime
 from compiler.spec import Padding, TensorSpec
+from service.engine.ensemble import ServedEnsemble
 from service.engine.messages import Failure, Infer, Result
 from service.engine.models import ServedModel
 from service.engine.ordered import OrderedModel
@@ -19,6 +20,7 @@ from service.engine.served import Pending
 from service.errors import Code
 from service.repository.catalog import Entry
 from service.repository.config import Batching
+from service.repository.scheduling import Ensemble, EnsembleStep
 from service.runtime.device import Device
 from service.runtime.runner import Runner
 from tests.fakes import FakeBatchCounter, FakeConnection, entry
@@ -30,7 +32,8 @@ PAD = Padding(
     ("mask",),
 )
 BUCKETS = (1, 2, 4, 8)
-CALLS_COST = [PaddedTime(rows, (size,), 10 + 0.001 * rows * size) for rows in BUCKETS for size in (4, 8, 16)]
+# Seconds: what a test waits for at its gate is far less, and changes no plan.
+CALLS_COST = [PaddedTime(rows, (size,), 10_000 + rows * size) for rows in BUCKETS for size in (4, 8, 16)]
 
 
 def text_entry(**changes: Any) -> Entry:
@@ -66,6 +69,11 @@ class Attention:
         mean = (states * weights).sum(1) / weights.sum(1)
         assert bool(torch.isfinite(mean).all()), "no row attends to nothing"
         return states, mean
+
+
+class Inner:
+    def finished(self, model: str, version: str, outcome: str, seconds: float, rows: int) -> None:
+        assert (model, outcome) == ("double", "success")
 
 
 class Bench:
@@ -190,6 +198,26 @@ def test_what_a_client_left_behind_is_not_run() -> None:
     bench.served.cancel(bench.connection, 1)
     bench.run(batches=2)
     assert bench.model.shapes == [(1, 4), (1, 4)]
+
+
+def test_an_ensemble_may_leave_the_mask_out_and_its_requests_share_batches() -> None:
+    bench = Bench()
+    step = EnsembleStep("double", {"ids": "tokens"}, {"states": "states", "mean": "mean"})
+    outer = entry(
+        name="outer",
+        inputs=(TensorSpec("tokens", "INT64", (-1, -1)),),
+        outputs=bench.served.entry.outputs,
+        ensemble=Ensemble((step,)),
+    )
+    ensemble = ServedEnsemble(outer, lambda name, version: [bench.served], FakeBatchCounter(), Inner())
+    for identity, length in ((1, 3), (2, 9)):
+        ids = bench.sent[identity] = np.full((1, length), 7 + identity)
+        message = Infer(identity, "outer", "1", 1, (ids.shape,), (ids.nbytes,))
+        ensemble.submit(Pending(message, [memoryview(ids.tobytes())], bench.connection), 0.0)
+    bench.run(batches=2)
+    assert bench.model.shapes == [(1, 4), (2, 16)]
+    bench.check(1, 3)
+    bench.check(2, 9)
 
 
 def test_what_another_model_gives_that_is_too_long_is_refused_here() -> None:
