@@ -79,6 +79,14 @@ def test_kubernetes_takes_every_object(rendered: Path, release: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@judged
+@pytest.mark.parametrize("release", RELEASES)
+def test_kubernetes_takes_the_pod_that_fills_the_repository(release: str) -> None:
+    command = [POLICY / "kubernetes-validate", "-k", release, "--strict", FOLDER / "fill-models.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @kustomize
 @judged
 def test_operators_take_their_resources(rendered: Path) -> None:
@@ -92,7 +100,8 @@ def test_operators_take_their_resources(rendered: Path) -> None:
 def test_policies_are_kept(tmp_path: Path) -> None:
     for overlay in OVERLAYS:
         (tmp_path / f"{overlay}.yaml").write_text(render(overlay))
-    shutil.copy(KSERVE[0], tmp_path)
+    for path in (KSERVE[0], FOLDER / "fill-models.yaml"):
+        shutil.copy(path, tmp_path)
     command = [POLICY / "checkov", "--config-file", FOLDER / ".checkov.yaml", "--framework", "kubernetes"]
     done = subprocess.run(
         [*command, "--directory", tmp_path, "--quiet", "--compact", "--skip-download", "--output", "json"],
