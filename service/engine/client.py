@@ -153,10 +153,8 @@ class EngineClient:
             self.close()
 
     def _answered(self, message: Result | Failure | Dropped, body: memoryview) -> None:
-        if self._memory is not None and not (isinstance(message, Result) and not message.is_final):
+        if self._memory is not None and (not isinstance(message, Result) or message.is_final):
             self._memory.settled(message.id)
-        if isinstance(message, Dropped):
-            return
         stream = self._streams.get(message.id)
         if stream is not None:
             match message:
@@ -167,7 +165,7 @@ class EngineClient:
             return
         waiter = self._pending.pop(message.id, None)
         if waiter is None or waiter.done():
-            return  # the client left before the answer came
+            return  # the client left before the answer came, or what it had lent was dropped
         match message:
             case Result():
                 waiter.set_result((message, split(body, message.sizes)))

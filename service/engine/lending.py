@@ -136,6 +136,11 @@ class EngineEnd:
 
     def frame(self, message: msgspec.Struct, blobs: Sequence[Buffer]) -> list[Buffer]:
         """The buffers to write for an answer."""
+        for blob in blobs:
+            if len(blob) >= LENT_BYTES:
+                break
+        else:
+            return frame(message, blobs)
         lent = laid(blobs, self._arena)
         if lent is None:
             return frame(message, blobs)

@@ -198,11 +198,12 @@ class Listener:
 
     def _handle(self, message: Data, body: memoryview, connection: DataConnection) -> None:
         match message:
-            case Hello():
-                self._receiver.shares(connection.meet(message).guest)
+            case Infer() | Took():
+                self._receiver.handle(message, body, connection)
+            case Cancel():
+                self._receiver.handle(message, body, connection)
+                connection.cancelled(message.id)
             case Returned() if connection.memory is not None:
                 connection.memory.returned(message)
-            case Infer() | Cancel() | Took():
-                self._receiver.handle(message, body, connection)
-                if isinstance(message, Cancel):
-                    connection.cancelled(message.id)
+            case Hello():
+                self._receiver.shares(connection.meet(message).guest)
