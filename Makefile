@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 MODELS ?= models
+# Processes that run tests, each a file at a time: half of the time tests wait for what they have started. OpenMP's threads
+# must not spin while they wait for a core.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve test lint types format bench protos lock docs clean clients tools ray dashboards
@@ -30,8 +33,8 @@ setup: $(VENV)/.dev  ## Create .venv with everything needed to develop
 serve: $(VENV)/.serve  ## Set up, then serve the demo models on 127.0.0.1:8000 (HTTP), 8001 (gRPC), 8002 (metrics)
 	$(BIN)/torchere serve --model-repository $(MODELS)
 
-test: $(VENV)/.dev  ## Set up, then run the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev  ## Set up, then run the tests, in two processes (WORKERS=0: in one)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 build/clients/.installed: tests/e2e/foreign/install.sh tests/e2e/foreign/kserve.txt | $(VENV)/.dev
 	PYTHON=$(BIN)/python tests/e2e/foreign/install.sh build/clients
@@ -72,9 +75,10 @@ lock: $(VENV)/.dev  ## Write the locks of the images anew (PIP_EXTRA_INDEX_URL n
 	  $(BIN)/python -m deploy.container.lock $$target > build.lock && mv build.lock deploy/container/requirements-$$target.txt || exit 1; \
 	done
 
-docs: $(VENV)/.dev  ## Generate docs/configuration.md from the settings, docs/metrics.md from the declarations
+docs: $(VENV)/.dev  ## Generate docs/configuration.md from the settings, docs/metrics.md from the declarations, the sizing table
 	$(BIN)/python -m service.settings_page > docs/configuration.md
 	$(BIN)/python -m service.metrics_page > docs/metrics.md
+	$(BIN)/python -m benchmarks.sizing
 
 dashboards: $(VENV)/.dev  ## Write the dashboards of deploy/grafana, and the PrometheusRule from deploy/prometheus/rules.yaml
 	$(BIN)/python -m deploy.grafana.write

@@ -16,44 +16,9 @@ import pytest
 
 from service.client.rpc import RpcClient
 from tests.e2e.running import RunningServer
+from tests.e2e.times import CONFIG, code, write
 
-CODE = """
-import torch
-
-
-class Times(torch.nn.Module):
-    def forward(self, x):
-        return {{"y": x * {factor}}}
-
-
-def create_model():
-    return Times()
-"""
-CONFIG = """
-trust: true
-startup: wait
-max_batch_size: 8
-inputs:
-  - {name: x, datatype: FP32, shape: [-1, 2]}
-outputs:
-  - {name: y, datatype: FP32, shape: [-1, 2]}
-compile:
-  backends: [eager]
-"""
 BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
-
-
-def write(repository: Path, name: str, version: int, factor: float, config: str = CONFIG) -> None:
-    """The version's folder appears whole, as a careful copy makes it."""
-    folder = repository / name / str(version)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    (folder.parent / "model.yaml").write_text(config)
-    new = folder.parent / ".new"
-    new.mkdir()
-    (new / "model.py").write_text(CODE.format(factor=factor))
-    if folder.exists():
-        shutil.rmtree(folder)
-    new.rename(folder)
 
 
 def infer(server: RunningServer, model: str, version: str = "") -> tuple[int, Any]:
@@ -161,9 +126,9 @@ def test_configuration_and_files_come_with_the_call_and_never_reach_the_reposito
     _, loaded = explicit.get("/v2/models/first/config")
     assert (loaded["max_batch_size"], loaded["instance_group"][0]["count"]) == (2, 2)
     assert infer(explicit, "first") == (200, [5, 10])
-    code = base64.b64encode(CODE.format(factor=7).encode()).decode()
+    program = base64.b64encode(code(7).encode()).decode()
     described = base64.b64encode(CONFIG.encode()).decode()
-    files = {"file:1/model.py": code, "file:model.yaml": described}
+    files = {"file:1/model.py": program, "file:model.yaml": described}
     assert call(explicit, "models/first/load", config="{}", **files) == (200, {})
     assert infer(explicit, "first") == (200, [7, 14])
     assert call(explicit, "models/first/load", config='{"max_batch_size": -1}')[0] == 400

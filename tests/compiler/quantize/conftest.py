@@ -76,7 +76,7 @@ def digits_data() -> tuple[Tensor, Tensor]:
 def digits_qat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A digits model that was trained with fake quantisers, as `models/digits/qat.py` writes it."""
     out = tmp_path_factory.mktemp("digits_qat")
-    subprocess.run([sys.executable, DIGITS / "qat.py", out], check=True, capture_output=True, timeout=120)
+    subprocess.run([sys.executable, DIGITS / "qat.py", out], check=True, capture_output=True, timeout=280)
     return out / "1"
 
 

@@ -10,33 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e import times
 from tests.e2e.conftest import ROOT, copy_model
 from tests.e2e.running import RunningServer
 
 FETCHED = ROOT / "build" / "clients"
 PAGE = ROOT / "docs" / "clients.md"
-TIMES = """
-import torch
-
-
-class Times(torch.nn.Module):
-    def forward(self, x):
-        return {{"y": x * {factor}}}
-
-
-def create_model():
-    return Times()
-"""
-TIMES_CONFIG = """
-trust: true
-max_batch_size: 8
-inputs:
-  - {name: x, datatype: FP32, shape: [-1, 2]}
-outputs:
-  - {name: y, datatype: FP32, shape: [-1, 2]}
-compile:
-  backends: [eager]
-"""
 SMALL = ("affine", "poison", "patient", "mood", "story", "total")  # of tests/models
 
 
@@ -47,9 +26,7 @@ def open_server(cache: Path, logs: Path, tmp_path_factory: pytest.TempPathFactor
     for name in SMALL:
         shutil.copytree(ROOT / "tests" / "models" / name, repository / name)
     copy_model("digits", repository, "eager", "torchscript")
-    (repository / "times" / "1").mkdir(parents=True)
-    (repository / "times" / "model.yaml").write_text(TIMES_CONFIG)
-    (repository / "times" / "1" / "model.py").write_text(TIMES.format(factor=2))
+    times.write(repository, "times", 1, factor=2)
     flags = ["--startup", "wait", "--frontends", "2", "--shared-memory", "system", "--trust-uploads"]
     flags += [
         "--model-control-mode",

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.foreign.conftest import TIMES, TIMES_CONFIG, documented
+from tests.e2e import times
+from tests.e2e.foreign.conftest import documented
 from tests.e2e.running import RunningServer
 
 CLIENTS = ("http", "grpc", "http.aio", "grpc.aio")
@@ -23,7 +24,7 @@ UNSUPPORTED = ("501", "StatusCode.UNIMPLEMENTED")
 @functools.cache
 def calls(client: str, address: str) -> dict[str, Any]:
     """What came of every call; the program runs once for all the tests of a client."""
-    arguments = [client, address, TIMES.format(factor=9), TIMES_CONFIG]
+    arguments = [client, address, times.code(9), times.CONFIG]
     command = [sys.executable, "-m", "tests.e2e.foreign.triton_calls", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
