@@ -277,7 +277,7 @@ def test_a_request_that_came_before_leaves_nothing_for_the_collector() -> None:
             for _ in range(20):
                 await scene.ask(request(1, 2, 3))
             await scene.ask(request(1, 2, 3), error=QueueFull("no"))
-            kept = [each for each in gc.get_objects() if isinstance(each, Sent)]
+            kept = [each for each in gc.get_objects() if type(each) is Sent]  # isinstance would ask torch, which warns
             assert len(kept) == 1, "the connection's last one alone"
         finally:
             gc.enable()
