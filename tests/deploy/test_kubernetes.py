@@ -88,6 +88,33 @@ def test_kubernetes_takes_the_pod_that_fills_the_repository(release: str) -> Non
 
 
 @kustomize
+def test_traces_may_leave_where_they_are_wanted(tmp_path: Path) -> None:
+    parts = [os.path.relpath(FOLDER / part, tmp_path.resolve()) for part in ("overlays/cpu", "components/tracing")]
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"resources": parts[:1], "components": parts[1:]}))
+    done = subprocess.run(["kubectl", "kustomize", tmp_path], check=True, capture_output=True, text=True)
+    path = tmp_path / "rendered.yaml"
+    path.write_text(done.stdout)
+    found = list(yaml.safe_load_all(done.stdout))
+    (server,) = [
+        each
+        for document in found
+        if document["kind"] == "Deployment"
+        for each in document["spec"]["template"]["spec"]["containers"]
+        if each["name"] == "torchere"
+    ]
+    environment = {each["name"]: each.get("value") for each in server["env"]}
+    assert {"TORCHERE_MODEL_REPOSITORY", "TORCHERE_TRACING", "OTEL_RESOURCE_ATTRIBUTES"} <= environment.keys()
+    assert variables_of(server) <= set(map(variable, Settings.model_fields))
+    (policy,) = [document for document in found if document["kind"] == "NetworkPolicy"]
+    port = environment["OTEL_EXPORTER_OTLP_ENDPOINT"].rpartition(":")[2]
+    open_ports = [each["port"] for rule in policy["spec"]["egress"] for each in rule["ports"]]
+    assert open_ports == [int(port), 53, 53], "and the names of the cluster"
+    if (POLICY / "kubernetes-validate").exists():
+        command = [POLICY / "kubernetes-validate", "-k", RELEASES[-1], "--strict", path]
+        assert subprocess.run(command, capture_output=True).returncode == 0
+
+
+@kustomize
 @judged
 def test_operators_take_their_resources(rendered: Path) -> None:
     command = [POLICY / "python", ROOT / "tests/deploy/custom_resources.py", rendered]
