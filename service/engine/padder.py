@@ -20,12 +20,15 @@ from service.tensors import NUMPY_TYPES, float32_to_bf16
 
 Shape = tuple[int, ...]
 
+MAX_KNOWN = 4096  # sets of shapes; a request has rows and sizes of its own, and few differ in more
+
 
 class _Padded:
     """One tensor that follows dimensions: axis -> the position of its dimension. Elements are moved as plain bits."""
 
     def __init__(self, spec: TensorSpec, axes: Mapping[int, int], value: bool | int | float, is_mask: bool) -> None:
-        self.axes = axes
+        self._axes = axes
+        self._begins_rows = tuple(axes) == (1,)  # what there is of a row is its beginning, then comes the padding
         self._bits = np.dtype(f"<u{ITEM_SIZES[spec.datatype]}")
         self._value = _bits_of(spec.datatype, value, self._bits)
         # Rows without a request count in full: what attends to nothing gives NaN, which a whole batch may suffer from.
@@ -33,26 +36,43 @@ class _Padded:
 
     def shape(self, shape: Shape, sizes: Sizes) -> Shape:
         """`shape` with these sizes."""
-        return tuple(sizes[self.axes[axis]] if axis in self.axes else size for axis, size in enumerate(shape))
+        axes = self._axes
+        return tuple([sizes[axes[axis]] if axis in axes else size for axis, size in enumerate(shape)])
 
-    def widen(self, data: memoryview, shape: Shape, sizes: Sizes) -> memoryview:
-        """The bytes of a tensor in one of these sizes; uncopied where it has them."""
-        wanted = self.shape(shape, sizes)
-        if wanted == shape:
-            return data
-        whole = np.full(wanted, self._value, self._bits)
-        whole[tuple(map(slice, shape))] = np.frombuffer(data, self._bits).reshape(shape)
-        return _bytes_of(whole)
+    def lay(self, requests: Sequence[tuple[memoryview, Shape]], shape: Shape) -> list[memoryview]:
+        """The bytes of a batch of this shape, of (bytes, shape) of each request; uncopied where nothing is padded."""
+        used, row = sum([given[0] for _, given in requests]), shape[1:]
+        if all(given[1:] == row for _, given in requests):
+            empty = shape[0] - used
+            filler = [_bytes_of(np.full((empty, *row), self._filler, self._bits))] if empty else []
+            return [*(data for data, _ in requests), *filler]
+        whole = np.full(shape, self._value, self._bits)
+        whole[used:] = self._filler
+        if self._begins_rows:
+            self._lay_rows(requests, _bytes_of(whole), self._bits.itemsize * math.prod(row))
+        else:
+            at = 0
+            for data, given in requests:
+                place = slice(at, at + given[0]), *map(slice, given[1:])
+                whole[place] = np.frombuffer(data, self._bits).reshape(given)
+                at += given[0]
+        return [_bytes_of(whole)]
 
-    def fill(self, shape: Shape) -> memoryview:
-        """Rows that belong to no request."""
-        return _bytes_of(np.full(shape, self._filler, self._bits))
+    def _lay_rows(self, requests: Sequence[tuple[memoryview, Shape]], whole: memoryview, row_bytes: int) -> None:
+        at = 0
+        for data, given in requests:
+            own = len(data) // given[0]
+            for begin in range(0, len(data), own or 1):
+                whole[at : at + own] = data[begin : begin + own]
+                at += row_bytes
 
     def cut(self, data: memoryview, shape: Shape, sizes: Sizes) -> tuple[Shape, memoryview]:
-        """The first `sizes` of it; uncopied where those are all."""
+        """The first `sizes` of it; uncopied where they lie side by side."""
         wanted = self.shape(shape, sizes)
         if wanted == shape:
             return shape, data
+        if self._begins_rows and shape[0] == 1:
+            return wanted, data[: self._bits.itemsize * math.prod(wanted)]
         whole = np.frombuffer(data, self._bits).reshape(shape)
         return wanted, _bytes_of(np.ascontiguousarray(whole[tuple(map(slice, wanted))]))
 
@@ -68,15 +88,21 @@ class Padder:
         self._inputs = [_padded(pad, spec, pad.inputs.get(spec.name, {}), place) for spec in inputs]
         self._outputs = [_padded(pad, spec, pad.outputs.get(spec.name, {}), place) for spec in outputs]
         self._steps = tuple(pad.dims.values())
+        self._known: dict[tuple[Shape, ...], tuple[Sizes, Room]] = {}
 
-    def own_sizes(self, shapes: Sequence[Shape]) -> Sizes:
+    def own_sizes(self, shapes: tuple[Shape, ...]) -> Sizes:
         """A request's own sizes, by its inputs' shapes. Raises InvalidInput where the model does not take them."""
-        found = read_sizes(self._pad, zip(self._names, shapes, strict=True), self._model)
-        return tuple(found[name] for name in self._pad.dims)
+        return (self._known.get(shapes) or self._look_at(shapes))[0]
 
-    def room(self, shapes: Sequence[Shape], apart: Hashable = None) -> Room:
+    def room(self, shapes: tuple[Shape, ...], apart: Hashable = None) -> Room:
         """What a request takes. Those with another `apart` do not share a batch. Raises InvalidInput."""
-        sizes = self.own_sizes(shapes)
+        room = (self._known.get(shapes) or self._look_at(shapes))[1]
+        return room if apart is None else Room(room.sizes, (room.rest, apart))
+
+    def _look_at(self, shapes: tuple[Shape, ...]) -> tuple[Sizes, Room]:
+        """Own sizes and room of a request with these shapes, remembered: there are few lengths and many requests."""
+        named = read_sizes(self._pad, zip(self._names, shapes, strict=True), self._model)
+        sizes = tuple(named[name] for name in self._pad.dims)
         padded = tuple(
             next(step for step in steps if step >= size) for steps, size in zip(self._steps, sizes, strict=True)
         )
@@ -84,7 +110,10 @@ class Padder:
             shape[1:] if one is None else one.shape(shape, (-1,) * len(sizes))[1:]
             for one, shape in zip(self._inputs, shapes, strict=True)
         )
-        return Room(padded, (rest, apart))
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        found = self._known[shapes] = sizes, Room(padded, rest)
+        return found
 
     def stack(
         self, requests: Sequence[tuple[Sequence[Shape], Sequence[memoryview]]], bucket: int, sizes: Sizes
@@ -92,17 +121,14 @@ class Padder:
         """`requests` are (shapes, tensors), one of each per input."""
         parts: list[list[memoryview]] = []
         shapes: list[Shape] = []
-        empty = bucket - sum(given[0][0] for given, _ in requests)
         for index, one in enumerate(self._inputs):
             first = requests[0][0][index]
             if one is None:
                 parts.append([tensors[index] for _, tensors in requests])
                 shapes.append((bucket, *first[1:]))
                 continue
-            shape = one.shape((bucket, *first[1:]), sizes)
-            rows = [one.widen(tensors[index], given[index], sizes) for given, tensors in requests]
-            parts.append([*rows, one.fill((empty, *shape[1:]))] if empty else rows)
-            shapes.append(shape)
+            shapes.append(one.shape((bucket, *first[1:]), sizes))
+            parts.append(one.lay([(tensors[index], given[index]) for given, tensors in requests], shapes[-1]))
         return Stacked(parts, shapes)
 
     def unstack(

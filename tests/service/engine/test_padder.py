@@ -44,8 +44,8 @@ def request(rows: int, length: int, height: int, number: int) -> list[np.ndarray
     ]
 
 
-def views(arrays: list[np.ndarray[Any, Any]]) -> tuple[list[tuple[int, ...]], list[memoryview]]:
-    return [array.shape for array in arrays], [memoryview(array.tobytes()) for array in arrays]
+def views(arrays: list[np.ndarray[Any, Any]]) -> tuple[tuple[tuple[int, ...], ...], list[memoryview]]:
+    return tuple(array.shape for array in arrays), [memoryview(array.tobytes()) for array in arrays]
 
 
 def joined(parts: list[memoryview], shape: tuple[int, ...], datatype: str) -> np.ndarray[Any, Any]:
@@ -136,7 +136,7 @@ def test_the_room_is_the_next_sizes_and_what_else_must_agree() -> None:
     room = subject.room(shapes)
     assert room.sizes == (2, 8)
     assert room == subject.room(views(request(1, 8, 2, 1))[0]), "rows are no part of it"
-    assert subject.room(shapes, apart=17) == Room((2, 8), (room.rest[0], 17))  # type: ignore[index]
+    assert subject.room(shapes, apart=17) == Room((2, 8), (room.rest, 17))
     with pytest.raises(InvalidInput, match="must be from 1 to 8 for model 'text', got 9"):
         subject.room(views(request(1, 9, 1, 1))[0])
 
