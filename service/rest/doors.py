@@ -24,7 +24,7 @@ class Content(msgspec.Struct, frozen=True):
     """The body of a request, unpacked, with the headers and the query that say what it is."""
 
     headers: dict[bytes, bytes]
-    body: bytes | bytearray
+    body: Buffer
     query: Query
     limits: Limits
 

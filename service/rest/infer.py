@@ -217,13 +217,12 @@ class InferLane:
                 body = await unpack(body, headers, self.limits.body_bytes)
             if route.door == "v2" or (route.door == "v1" and JSON_SIZE in headers):
                 return self._translate_v2(bare, headers, body)
-            assert not isinstance(body, memoryview), "other doors' bodies are not received in shared memory"
             return await self._translate_by_door(bare, asked, body)
         except ServiceError as error:
             self._plane.refused(bare, error)
             raise
 
-    async def _translate_by_door(self, bare: InferRequest, asked: Asked, body: bytes | bytearray) -> Translated:
+    async def _translate_by_door(self, bare: InferRequest, asked: Asked, body: Buffer) -> Translated:
         query = parse_qs(asked.query.decode("latin-1")) if asked.query else {}
         content = Content(asked.headers, body, query, self.limits)
         match asked.route.door:

@@ -15,6 +15,7 @@ from service.engine.arena import Arena
 from service.engine.lending import LENT_BYTES
 from service.rest.cycle import LaneCycle
 from service.rest.familiar import JSON_SIZE, MAX_DIGITS
+from service.rest.raw import RAW
 
 HEAD_BYTES = 8192  # read behind a large body: the next head with its JSON, and little of its tensors, to be copied
 SCRATCH = memoryview(bytearray(256 * 1024))  # of all connections: what is read into it is taken at once
@@ -77,12 +78,14 @@ class BodyReceiver(asyncio.BufferedProtocol):
 
 def find_place(arena: Arena | None, cycle: LaneCycle) -> memoryview | None:
     """Where the body of a request goes whose headers have come; None: it is small or not plain, or there is no room."""
-    headers = cycle.headers
-    if arena is None or JSON_SIZE not in headers or cycle.route.door not in ("v2", "v1"):
+    headers, door = cycle.headers, cycle.route.door
+    if arena is None or door not in ("v2", "v1"):
         return None
+    if JSON_SIZE not in headers and (door == "v2" or headers.get(b"content-type") != RAW):
+        return None  # text, or what is to be unpacked
     if b"content-encoding" in headers or b"transfer-encoding" in headers:
         return None
-    sizes = headers.get(b"content-length", b""), headers[JSON_SIZE]
+    sizes = headers.get(b"content-length", b""), headers.get(JSON_SIZE, b"0")
     if not all(size.isdigit() and len(size) <= MAX_DIGITS for size in sizes):
         return None
     whole, text = map(int, sizes)

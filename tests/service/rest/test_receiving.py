@@ -210,6 +210,24 @@ def test_bodies_that_come_in_any_pieces(play: Callable[..., None]) -> None:
     play(scenario)
 
 
+def test_raw_bytes_without_names(play: Callable[..., None]) -> None:
+    data = np.full(WIDTH, 7, np.float32).tobytes()
+    kinds = b"Content-Type: application/octet-stream\r\nAccept: application/octet-stream\r\nTensor-Shape: 1,%d" % WIDTH
+    head = b"POST /v1/models/wide/infer HTTP/1.1\r\nHost: x\r\n%s\r\nContent-Length: %d\r\n\r\n" % (kinds, len(data))
+
+    async def scenario(scene: Scene) -> None:
+        client = await scene.connect()
+        for _ in range(3):
+            await client.send(*cut(head + data, 60_000))
+            status, body = await client.answer()
+            assert status == 200
+            assert body == np.full(WIDTH, 14, np.float32).tobytes()
+        await scene.freed()
+        await client.close()
+
+    play(scenario)
+
+
 def head_of(data: bytes) -> tuple[bytes, int]:
     return data, data.index(b"\r\n\r\n") + 4
 
