@@ -5,7 +5,7 @@ Returns plain values (dicts as the protocol's JSON has them); `rest` and `rpc` o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from compiler.spec import TensorSpec
@@ -36,7 +36,10 @@ class Control:
     """Answers questions about the service from the plane's catalog; `extensions` is the door of what changes it."""
 
     def __init__(
-        self, plane: Plane, extensions: Extensions | None = None, totals: Callable[[], dict[Key, Totals]] = dict
+        self,
+        plane: Plane,
+        extensions: Extensions | None = None,
+        totals: Callable[[], Awaitable[dict[Key, Totals]]] | None = None,
     ) -> None:
         self.extensions = extensions or Extensions(plane, Nobody())
         self.has_shared_memory = False
@@ -104,14 +107,14 @@ class Control:
             "outputs": [_tensor_metadata(spec) for spec in entry.outputs],
         }
 
-    def statistics(self, name: str = "", version: str = "") -> dict[str, Any]:
+    async def statistics(self, name: str = "", version: str = "") -> dict[str, Any]:
         """`{model_stats}` of every version that is ready, of a model's, or of one version. Raises NotFound."""
         if name and version:
             entries: tuple[Entry, ...] = (self.entry(name, version),)
         else:
             entries = self._plane.catalog.versions(name) if name else self.entries()
             entries = tuple(entry for entry in entries if entry.is_ready)
-        totals = self._totals()
+        totals = await self._totals() if self._totals is not None else {}
         return {"model_stats": [model_statistics(entry.name, entry.version, totals) for entry in entries]}
 
     def model_config(self, name: str, version: str = "") -> dict[str, Any]:

@@ -42,7 +42,7 @@ from service.rest.protocol import lane_protocol
 from service.rpc.server import RpcOptions, RpcServer, start_rpc
 from service.security import Guard, TokenFileError, make_guard
 from service.settings import Settings
-from service.statistics import Key, Statistics, Totals
+from service.statistics import Statistics
 from service.tls import TlsError, make_tls
 from service.tracing import Watched, make_watched
 
@@ -76,11 +76,11 @@ class Frontend:
         store = process_store()
         assert store.directory is not None, "the parent names it"
         self._counter = RequestRecorder(store)
-        self._statistics = Statistics(store.directory)
-        self._engines = EngineClients(self._counter.settle)
+        self._statistics = Statistics(store.directory, self._counter.settle)
+        self._engines = EngineClients(self._counter.turned)
         self._plane = Plane(self._engines, self._counter)
         self._parent = ParentLink(lambda ask: self._send(ask))
-        self._control = Control(self._plane, Extensions(self._plane, self._parent), totals=self._totals)
+        self._control = Control(self._plane, Extensions(self._plane, self._parent), totals=self._statistics.ask)
         self._orders: asyncio.Queue[Configure | Snapshot | Drain | None] = asyncio.Queue()
         self._send: Callable[[msgspec.Struct], None] = lambda message: None
         self._http: HttpServer | None = None
@@ -228,11 +228,6 @@ class Frontend:
         await asyncio.gather(self._rpc.stop(0.0 if code else self._drain_timeout_s), self._http_task)
         await asyncio.to_thread(self._watched.close)
         return code
-
-    def _totals(self) -> dict[Key, Totals]:
-        """What all processes have counted, with what this one has put off."""
-        self._counter.settle()
-        return self._statistics.read()
 
     def _backend_of(self, model: str, version: str) -> str:
         """What answers requests to it, where it is still served."""

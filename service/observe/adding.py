@@ -1,21 +1,25 @@
-"""How words are found and added to: one value to a histogram, or the many of one turn or batch.
+"""How words are found and added to: one value to a histogram, or the many of some turns or batches.
 
-Knows the store and the declarations, nobody who counts. `recorders.py` and `tally.py` count with it.
+Knows the store and the declarations, nobody who counts. `recorders.py`, `tally.py` and `batches.py` count with it.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 from service.observe.buckets import SECONDS
 from service.observe.metrics import Metric
 from service.observe.store import Series, Store
 
 BOUNDS = SECONDS.bounds
-BOUNDS_S = tuple(bound / 1e9 for bound in BOUNDS)
-LAST_BUCKET = len(BOUNDS)
+BOUNDS_ARRAY = np.array(BOUNDS)
 LAG_S = 0.02  # what is counted together is not counted later than that
+FEW = 8  # requests are counted at once where nothing else waits: a client that is alone, or nearly so
+VECTOR = 24  # values or more are placed faster by NumPy
 
 
 def series(store: Store, metric: Metric, *labels: str) -> Series:
@@ -24,25 +28,42 @@ def series(store: Store, metric: Metric, *labels: str) -> Series:
     return store.series((metric.name, *labels), metric.size)
 
 
-def observing(found: Series) -> Callable[[int], None]:
-    """Adds one value to a histogram of seconds. A closure: its names are found faster than attributes."""
-    words, total, first = found.words, found.at, found.at + 1
+class Histogram:
+    """A histogram of seconds, of which nanoseconds are counted."""
 
-    def observe(nanoseconds: int) -> None:
-        words[total] += nanoseconds
-        words[first + bisect_left(BOUNDS, nanoseconds)] += 1
+    __slots__ = ("_at", "_buckets", "_words")
 
-    return observe
+    def __init__(self, found: Series) -> None:
+        self._words, self._at = found.words, found.at
+        first = found.at + 1
+        self._buckets = np.frombuffer(found.words, np.uint64)[first : first + SECONDS.count]
+
+    def add(self, nanoseconds: int, count: int = 1) -> None:
+        """So much, so often."""
+        words, at = self._words, self._at
+        words[at] += nanoseconds * count
+        words[at + 1 + bisect_left(BOUNDS, nanoseconds)] += count
+
+    def add_all(self, nanoseconds: Sequence[int]) -> None:
+        """Many, in any order."""
+        if len(nanoseconds) >= VECTOR:
+            self.add_array(np.array(nanoseconds))
+            return
+        self._words[self._at] += sum(nanoseconds)
+        place_all(self._words, self._at + 1, sorted(nanoseconds), BOUNDS)
+
+    def add_array(self, nanoseconds: npt.NDArray[np.int64]) -> None:
+        """The same for an array."""
+        self._words[self._at] += int(nanoseconds.sum())
+        counts = np.bincount(BOUNDS_ARRAY.searchsorted(nanoseconds)).view(np.uint64)
+        self._buckets[: len(counts)] += counts
 
 
-def place_all(found: Series, ordered: Sequence[float], bounds: Sequence[float]) -> None:
-    """Add to the buckets of a histogram of seconds, the smallest value first: a search for each bucket, not each value.
-
-    The bounds are `BOUNDS` or `BOUNDS_S`, as the values are. Their sum is the caller's to add.
-    """
-    words, first, start, count = found.words, found.at + 1, 0, len(ordered)
+def place_all(words: memoryview, first: int, ordered: Sequence[int], bounds: Sequence[int]) -> None:
+    """Add to the buckets that begin at `first`, the smallest value first: a search for each bucket, not each value."""
+    start, count, last = 0, len(ordered), len(bounds)
     while start < count:
         bucket = bisect_left(bounds, ordered[start])
-        end = bisect_right(ordered, bounds[bucket], start + 1) if bucket < LAST_BUCKET else count
+        end = bisect_right(ordered, bounds[bucket], start + 1) if bucket < last else count
         words[first + bucket] += end - start
         start = end

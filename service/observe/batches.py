@@ -1,40 +1,33 @@
-"""Counts the batches of one model version: one by one where nothing waits, several at once where more do.
+"""Counts the batches of one model version: at once where a client is alone with it, else several together.
 
-Any thread may call it. `recorders.py` adds batches and says when nothing waits any more; `Later` is a thread that comes
+Any thread may call it. `recorders.py` adds batches and says when nothing waits; `Later` is a thread that comes
 back to what was put off.
 """
 
 from __future__ import annotations
 
+import operator
 import queue
 import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import NamedTuple
 
 from service.observe import metrics
-from service.observe.adding import BOUNDS, LAG_S, place_all, series
+from service.observe.adding import FEW, LAG_S, Histogram, place_all, series
 from service.observe.buckets import ROWS
 from service.observe.store import Series, Store
 
 PHASES = ("stack", "copy_in", "compute", "copy_out")
 PARTS = ("input", "compute", "output")
-MANY = 64  # batches are not left uncounted, that nobody waits long for the lock
+ALONE = 4  # batches are counted faster one by one
+MANY = 256  # batches are not left uncounted, that nobody waits long for the lock
 
 
-class Batch(NamedTuple):
-    """One batch that ran: nanoseconds that each request waited, nanoseconds of each phase, its rows and its bucket.
-
-    `parts` are of requests that had parts in batches before: their wait was counted with the first.
-    """
-
-    queue_ns: Sequence[int]
-    phases_ns: tuple[int, int, int, int]
-    rows: int
-    bucket: int
-    parts: int = 0
+# Nanoseconds that each request waited; nanoseconds of each phase; rows; bucket; how many parts there are of requests
+# that had parts in batches before: their wait was counted with the first.
+Batch = tuple[Sequence[int], tuple[int, int, int, int], int, int, int]
 
 
 class Later:
@@ -67,24 +60,31 @@ class Batches:
         self._lock = store.lock
         self._later = later
         self._key = model, version
-        self._queue = series(store, metrics.PHASE, *self._key, "queue")
-        self._phases = [series(store, metrics.PHASE, *self._key, phase) for phase in PHASES]
-        self._phases.append(series(store, metrics.INPUT, *self._key))
+        self._queue = Histogram(series(store, metrics.PHASE, *self._key, "queue"))
+        self._phases = [Histogram(series(store, metrics.PHASE, *self._key, phase)) for phase in PHASES]
+        self._phases.append(Histogram(series(store, metrics.INPUT, *self._key)))
         self._parts = [series(store, metrics.REQUEST_PHASE_SECONDS, *self._key, part) for part in PARTS]
         self._rows = series(store, metrics.BATCH, *self._key)
         self._padding = series(store, metrics.PADDING, *self._key)
         self._times: dict[int, Series] = {}  # by rows
         self._waiting: list[Batch] = []
+        self._request_count = 0
 
     def add(self, batch: Batch) -> None:
         """Count it, now or when `settle` is called."""
         with self._lock:
             self._waiting.append(batch)
+            self._request_count += len(batch[0])
             count = len(self._waiting)
         if self._later is None or count >= MANY:
             self.settle()
         elif count == 1:
             self._later.put_off(self.settle)
+
+    def idle(self) -> None:
+        """Nothing waits for the model: count those batches that few requests shared."""
+        if self._request_count < FEW:
+            self.settle()
 
     def settle(self) -> None:
         """Count all that were added."""
@@ -92,30 +92,52 @@ class Batches:
             return
         with self._lock:
             waiting, self._waiting = self._waiting, []
-            waits = sorted(chain.from_iterable([batch.queue_ns for batch in waiting]))
-            self._queue.words[self._queue.at] += sum(waits)
-            place_all(self._queue, waits, BOUNDS)
+            self._request_count = 0
+            self._queue.add_all(list(chain.from_iterable([batch[0] for batch in waiting])))
+            if len(waiting) > ALONE:
+                self._count_all(waiting)
+                return
             for batch in waiting:
-                self._count(batch)
+                self._count(*batch)
 
-    def _count(self, batch: Batch) -> None:
-        queue_ns, (stack_ns, copy_in_ns, compute_ns, copy_out_ns), rows, bucket, parts = batch
+    def _count(
+        self, queue_ns: Sequence[int], phases_ns: tuple[int, int, int, int], rows: int, bucket: int, parts: int
+    ) -> None:
+        stack_ns, copy_in_ns, compute_ns, copy_out_ns = phases_ns
         input_ns, requests = stack_ns + copy_in_ns, len(queue_ns) + parts
-        for found, spent in zip(self._phases, (*batch.phases_ns, input_ns), strict=True):
-            words, at = found.words, found.at
-            words[at] += spent
-            words[at + 1 + bisect_left(BOUNDS, spent)] += 1
-        times = self._times.get(rows)
-        if times is None:
-            times = self._times[rows] = series(self._store, metrics.BATCH_TIMES, *self._key, str(rows))
-        words, at = times.words, times.at
-        words[at] += 1
+        for found, spent in zip(self._phases, (stack_ns, copy_in_ns, compute_ns, copy_out_ns, input_ns), strict=True):
+            found.add(spent)
         for part, spent in zip(self._parts, (input_ns, compute_ns, copy_out_ns), strict=True):
-            at += 1
-            words[at] += spent
             part.words[part.at] += requests * spent
         words, at = self._rows.words, self._rows.at
         words[at] += rows
         words[at + 1 + bisect_left(ROWS.bounds, rows)] += 1
         if bucket > rows:
             self._padding.words[self._padding.at] += bucket - rows
+        self._add_times(rows, input_ns, compute_ns, copy_out_ns)
+
+    def _count_all(self, waiting: Sequence[Batch]) -> None:
+        """The same for many, metric by metric."""
+        stack, copy_in, compute, copy_out = zip(*[batch[1] for batch in waiting], strict=True)
+        inputs = list(map(operator.add, stack, copy_in))
+        for found, spent in zip(self._phases, (stack, copy_in, compute, copy_out, inputs), strict=True):
+            found.add_all(spent)
+        requests = [len(batch[0]) + batch[4] for batch in waiting]
+        for part, spent in zip(self._parts, (inputs, compute, copy_out), strict=True):
+            part.words[part.at] += sum(map(operator.mul, requests, spent))
+        rows = [batch[2] for batch in waiting]
+        self._rows.words[self._rows.at] += sum(rows)
+        place_all(self._rows.words, self._rows.at + 1, sorted(rows), ROWS.bounds)
+        self._padding.words[self._padding.at] += sum([batch[3] for batch in waiting]) - sum(rows)
+        for each in zip(rows, inputs, compute, copy_out, strict=True):
+            self._add_times(*each)
+
+    def _add_times(self, rows: int, input_ns: int, compute_ns: int, copy_out_ns: int) -> None:
+        times = self._times.get(rows)
+        if times is None:
+            times = self._times[rows] = series(self._store, metrics.BATCH_TIMES, *self._key, str(rows))
+        words, at = times.words, times.at
+        words[at] += 1
+        words[at + 1] += input_ns
+        words[at + 2] += compute_ns
+        words[at + 3] += copy_out_ns

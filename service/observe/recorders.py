@@ -6,12 +6,11 @@ Knows the metrics and the store, nothing of requests and models but names. `plan
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from service.observe import metrics
-from service.observe.adding import BOUNDS, observing, series
-from service.observe.batches import Batch, Batches, Later
+from service.observe.adding import Histogram, series
+from service.observe.batches import Batches, Later
 from service.observe.buckets import SECONDS
 from service.observe.metrics import EXEMPLAR_WORDS
 from service.observe.store import MASK, Series, Store
@@ -29,14 +28,12 @@ def _ending(store: Store, model: str, version: str, protocol: str, outcome: str)
         latency = series(store, metrics.LATENCY, model, version, protocol)
         answered = series(store, metrics.ROWS_ANSWERED, model, version, protocol)
         last = series(store, metrics.LAST, model, version)
-        words, total, first = latency.words, latency.at, latency.at + 1
+        observe = Histogram(latency).add
         row_words, row, last_words, at = answered.words, answered.at, last.words, last.at
 
         def succeeded(seconds: float, rows: int) -> None:
-            spent = int(seconds * 1e9)
             ends[end] += 1
-            words[total] += spent
-            words[first + bisect_left(BOUNDS, spent)] += 1
+            observe(int(seconds * 1e9))
             row_words[row] += rows
             last_words[at] = int(time.time() * 1000)
 
@@ -68,9 +65,13 @@ class RequestRecorder:
         """
         return self._tallies.make(model, version, protocol, rows)
 
-    def settle(self, is_idle: bool = True) -> None:
-        """The answers that were added to tallies are about to leave: count them, at once where nothing is under way."""
-        self._tallies.settle(is_idle)
+    def turned(self, is_idle: bool) -> None:
+        """Answers that were added to tallies are about to leave: is nothing under way any more?"""
+        self._tallies.turned(is_idle)
+
+    def settle(self) -> None:
+        """Count now what was added to tallies."""
+        self._tallies.settle()
 
     def finished(self, model: str, version: str, protocol: str, outcome: str, seconds: float, rows: int) -> None:
         """Count one request that ended; its latency only where it was answered. No model: no such model."""
@@ -85,7 +86,7 @@ class RequestRecorder:
         key = model, version
         observe = self._encoded.get(key)
         if observe is None:
-            observe = self._encoded[key] = observing(series(self._store, metrics.PHASE, model, version, "encode"))
+            observe = self._encoded[key] = Histogram(series(self._store, metrics.PHASE, model, version, "encode")).add
         observe(int(seconds * 1e9))
 
     def traced(self, model: str, version: str, protocol: str, seconds: float, traceparent: str) -> None:
@@ -162,8 +163,12 @@ class BatchRecorder:
     def batch(
         self, queue_ns: Sequence[int], phases_ns: tuple[int, int, int, int], rows: int, bucket: int, parts: int = 0
     ) -> None:
-        """One batch has run, as `Batch` says. Call `depth` before its requests are answered."""
-        self._batches.add(Batch(queue_ns, phases_ns, rows, bucket, parts))
+        """One batch has run: nanoseconds each request waited, nanoseconds of each phase, its rows and its bucket.
+
+        `parts` are of requests that had parts in batches before: their wait was counted with the first. `depth` comes
+        before its requests are answered.
+        """
+        self._batches.add((queue_ns, phases_ns, rows, bucket, parts))
 
     def padded(self, own: int, padding: int) -> None:
         """The sizes of inputs were padded: elements of requests in the batch, and of padding."""
@@ -174,10 +179,10 @@ class BatchRecorder:
                 found.words[found.at] += elements
 
     def depth(self, requests: int) -> None:
-        """How many requests wait now. Where none does, what has run is counted before this returns."""
+        """How many requests wait now. Where none does, and few ran, they are counted before this returns."""
         self._depth.words[self._depth.at] = requests
         if not requests:
-            self._batches.settle()
+            self._batches.idle()
 
     def loaded(self, device: str, memory_bytes: int, queue_limit: int) -> None:
         """Loading it took so much memory of its device; so many requests may wait for it."""

@@ -132,5 +132,5 @@ async def _live(
             return
 
 
-def _no_totals() -> dict[Key, Totals]:
+async def _no_totals() -> dict[Key, Totals]:
     raise Unsupported(NO_TOTALS)

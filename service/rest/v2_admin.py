@@ -86,15 +86,15 @@ def _decode(key: str, text: str) -> bytes:
 def _add_statistics(router: APIRouter, control: Control) -> None:
     @router.get("/models/stats", summary="What every model did, and how long it took")
     async def all_statistics() -> dict[str, Any]:
-        return control.statistics()
+        return await control.statistics()
 
     @router.get("/models/{name}/stats", summary="What the versions of a model did, and how long it took")
     async def statistics(name: str) -> dict[str, Any]:
-        return control.statistics(name)
+        return await control.statistics(name)
 
     @router.get("/models/{name}/versions/{version}/stats", summary="What a version did, and how long it took")
     async def version_statistics(name: str, version: str) -> dict[str, Any]:
-        return control.statistics(name, version)
+        return await control.statistics(name, version)
 
 
 def _add_system_memory(router: APIRouter, extensions: Extensions) -> None:

@@ -59,7 +59,7 @@ class AdminCalls(GRPCInferenceServiceServicer):
         self, request: messages.ModelStatisticsRequest, context: Context
     ) -> messages.ModelStatisticsResponse:
         async with Refusals(context):
-            found = self._control.statistics(request.name, request.version)
+            found = await self._control.statistics(request.name, request.version)
             return ParseDict(found, messages.ModelStatisticsResponse())
 
     async def SystemSharedMemoryStatus(

@@ -42,7 +42,7 @@ class Client:
         plane = Plane(FakeEngines(), RequestRecorder(Store(folder)))
         plane.catalog = catalog()
         self.parent = ParentInProcess()
-        self.control = Control(plane, self.parent.serve(plane), Statistics(folder).read)
+        self.control = Control(plane, self.parent.serve(plane), Statistics(folder).ask)
         self._app = create_app(plane, self.control, Settings())
 
     def switch_on(self, folder: Path) -> None:

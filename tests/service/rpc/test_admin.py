@@ -29,7 +29,7 @@ def run(folder: Path, scenario: Callable[[Any], Awaitable[None]], *, has_shared_
         plane = Plane(FakeEngines(), RequestRecorder(Store(folder)))
         plane.catalog = catalog()
         parent = ParentInProcess(has_shared_memory)
-        control = control_of(plane, parent, totals=Statistics(folder).read)
+        control = control_of(plane, parent, totals=Statistics(folder).ask)
         async with serving(plane, control) as (_, stub, _):
             await scenario(stub)
 
