@@ -7,6 +7,7 @@ the rows, `compiler/graphs.py` records the graphs.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class CudaCall:
         """Record a graph for the shapes of these inputs, which lie in host memory; why there is none, else ""."""
         if rows not in self._graphed:
             return "calls of this size were not seen to be recordable when the model was compiled"
+        self._patience = Patience()  # first calls take seconds
         # Other models serve meanwhile, and what would spoil a recording was looked for when this one was compiled.
         return self._graphs.capture(tuple(tensor.to(self._device) for tensor in inputs), is_known=True)
 
@@ -70,6 +72,7 @@ class CudaCall:
         ahead = len(self._free) < CALLS_AT_ONCE and not any(each.is_cuda for each in laid)
         marks = self._free.pop()
         marks.is_timed = self._patience.is_timed(size, began)
+        marks.is_woken = self._patience.is_woken(size)
         try:
             with torch.inference_mode():
                 copies, kept = self._launch(marks, laid, stays, ahead)
@@ -88,10 +91,10 @@ class CudaCall:
         """
         marks, size = flight.call, flight.size
         try:
-            nap = self._patience.nap_ns(size, flight.began, time.monotonic_ns())
+            nap = 0 if marks.is_woken else self._patience.nap_ns(size, flight.began, time.monotonic_ns())
             if nap:
                 time.sleep(nap / 1e9)
-            marks.wait(sleeps=nap is None)
+            marks.wait()
             now = time.monotonic_ns()
             if marks.is_timed:
                 self._patience.timed(size, now, marks.phases())
@@ -108,19 +111,21 @@ class CudaCall:
         brought: Sequence[Input] = laid
         if ahead:
             with torch.cuda.stream(self._inward):
-                marks.time(marks.began)
+                marks.time(marks.began, self._inward)
                 brought = marks.bring(laid, self._device)
-                marks.time(marks.copied_in)
-                marks.arrived.record()
+                marks.time(marks.copied_in, self._inward)
+                marks.arrived.record(self._inward)
             here.wait_event(marks.arrived)
         else:
-            marks.time(marks.began)
-        results = self._compute(marks, graph, brought, is_copied=ahead)
-        marks.time(marks.computed)
+            marks.time(marks.began, here)
+        results = self._compute(marks, here, graph, brought, is_copied=ahead)
+        marks.time(marks.computed, here)
         copies, kept = self._copy_out(marks, here, results, stays, is_overwritten=graph is not None)
         return copies, (*laid, *brought, *kept)
 
-    def _compute(self, marks: _Marks, graph: Graph | None, brought: Sequence[Input], *, is_copied: bool) -> Tensors:
+    def _compute(
+        self, marks: _Marks, here: torch.cuda.Stream, graph: Graph | None, brought: Sequence[Input], *, is_copied: bool
+    ) -> Tensors:
         """In the current stream: after the call before this one, whose graph and inputs it may share."""
         if graph is not None:
             inputs = graph.inputs
@@ -129,8 +134,8 @@ class CudaCall:
         else:
             inputs = tuple([self._to_device(source) for source in brought])
         if not is_copied:
-            marks.time(marks.copied_in)
-        marks.time(marks.begins)
+            marks.time(marks.copied_in, here)
+        marks.time(marks.begins, here)
         if graph is None:
             return self._model(inputs)
         graph.replay()
@@ -164,10 +169,11 @@ class CudaCall:
             torch.empty_like(out) if index in stays else torch.empty(out.shape, dtype=out.dtype, pin_memory=True)
             for index, out in enumerate(results)
         )
-        with torch.cuda.stream(self._outward if leaves else here):
+        stream = self._outward if leaves else here
+        with torch.cuda.stream(stream) if leaves else contextlib.nullcontext():
             for copy, result in zip(copies, results, strict=True):
                 copy.copy_(result, non_blocking=True)
-            marks.end()
+        marks.end(stream)
         return copies, results
 
 
@@ -182,12 +188,12 @@ class _Marks:
         self.arrived, self.left, self._done = (torch.cuda.Event() for _ in range(3))  # type: ignore[no-untyped-call]
         self._slept = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self._memory = torch.empty(0, dtype=torch.uint8)
-        self.is_timed = False
+        self.is_timed = self.is_woken = False
 
-    def time(self, event: torch.cuda.Event) -> None:
+    def time(self, event: torch.cuda.Event, stream: torch.cuda.Stream) -> None:
         """Let the GPU note the time, where this call is timed."""
         if self.is_timed:
-            event.record()
+            event.record(stream)
 
     def bring(self, laid: Sequence[Input], device: str) -> Tensors:
         """Copies of `laid` in this call's own memory on the GPU."""
@@ -202,15 +208,14 @@ class _Marks:
             at += size
         return tuple(found)
 
-    def end(self) -> None:
-        """All has been given to the current stream."""
-        self.time(self.copied_out)
-        self._done.record()
-        self._slept.record()
+    def end(self, stream: torch.cuda.Stream) -> None:
+        """All has been given to this stream."""
+        self.time(self.copied_out, stream)
+        (self._slept if self.is_woken else self._done).record(stream)
 
-    def wait(self, *, sleeps: bool) -> None:
-        """Until all is done; `sleeps` leaves the processor to others, and wakes up a tenth of a millisecond later."""
-        (self._slept if sleeps else self._done).synchronize()
+    def wait(self) -> None:
+        """Until all is done: watching, or, where it `is_woken`, asleep."""
+        (self._slept if self.is_woken else self._done).synchronize()
 
     def phases(self) -> Phases:
         """By the clock of the GPU, where it was timed."""

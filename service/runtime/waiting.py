@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 LONG_NS = 1_000_000  # from 1 ms on, the processor is left to others meanwhile
 EARLY_NS = 250_000  # a nap ends so long before the end: a timer may be late by a tenth of a millisecond
-UNSTEADY_NS = 1_000_000  # where the end was mistaken by more, others use the GPU too: to be woken costs some 0.1 ms
+LATE_NS = 1_000_000  # what ended later than that had to wait for others, and so may the next
 TIMED_EVERY_NS = 50_000_000  # the GPU's clock is asked at most so often for calls of one size: each look takes 30 µs
-WEIGHT = 1 / 4  # of a new time in the running mean
 MAX_SIZES = 256  # that are remembered; a model whose sizes are free may be asked for any
 
 Phases = tuple[int, int, int]  # nanoseconds of copying in, computing, copying out
@@ -19,55 +18,63 @@ Phases = tuple[int, int, int]  # nanoseconds of copying in, computing, copying o
 
 @dataclass(slots=True)
 class _Size:
-    took_ns: float
-    mistaken_ns: float = 0.0
+    """`took` is the less of the last two that were timed: one alone may have been interrupted."""
+
+    at: int
+    phases: Phases
+    last: int
+    took: int = 0
+    is_late: bool = False
 
 
 class Patience:
-    """What calls took, by the bytes of their inputs. All times are nanoseconds."""
+    """What calls took by the GPU's clock, by the bytes of their inputs. All times are nanoseconds.
+
+    How long a call was waited for says nothing of it: a nap that was too long would be thought to be right.
+    """
 
     def __init__(self) -> None:
         self._sizes: dict[int, _Size] = {}
-        self._timed: dict[int, tuple[int, Phases]] = {}
         self._landed = 0
 
     def __repr__(self) -> str:
         return f"<Patience with {len(self._sizes)} sizes>"
 
-    def nap_ns(self, size: int, launched: int, now: int) -> int | None:
-        """How long to sleep before watching for the end; None: sleep until woken, as nobody knows when that is."""
+    def is_timed(self, size: int, now: int) -> bool:
+        """Whether to ask the GPU's clock about a call."""
         known = self._sizes.get(size)
-        if known is None or known.took_ns < LONG_NS:
+        return known is None or now - known.at >= TIMED_EVERY_NS
+
+    def is_woken(self, size: int) -> bool:
+        """Whether to sleep until the GPU wakes us, some 0.1 ms late: where it is long and its end not known."""
+        known = self._sizes.get(size)
+        return known is not None and known.last >= LONG_NS and (not known.took or known.is_late)
+
+    def nap_ns(self, size: int, launched: int, now: int) -> int:
+        """How long to sleep before watching for the end of what is not woken."""
+        known = self._sizes.get(size)
+        if known is None or known.took < LONG_NS:
             return 0
-        if known.mistaken_ns > UNSTEADY_NS:
-            return None
-        return max(0, int(max(launched, self._landed) + known.took_ns - EARLY_NS) - now)
+        return max(0, max(launched, self._landed) + known.took - EARLY_NS - now)
 
     def landed(self, size: int, launched: int, now: int) -> None:
         """A call launched then has ended."""
-        took = now - max(launched, self._landed)
-        self._landed = now
         known = self._sizes.get(size)
+        if known is not None:
+            known.is_late = now - max(launched, self._landed) > known.took + LATE_NS
+        self._landed = now
+
+    def timed(self, size: int, now: int, phases: Phases) -> None:
+        """What the GPU's clock said."""
+        took, known = sum(phases), self._sizes.get(size)
         if known is None:
             if len(self._sizes) >= MAX_SIZES:
                 self._sizes.clear()
-            self._sizes[size] = _Size(took)
+            self._sizes[size] = _Size(now, phases, took)
             return
-        known.mistaken_ns = abs(took - known.took_ns)
-        known.took_ns += WEIGHT * (took - known.took_ns)
-
-    def is_timed(self, size: int, now: int) -> bool:
-        """Whether to ask the GPU's clock about a call."""
-        last = self._timed.get(size)
-        return last is None or now - last[0] >= TIMED_EVERY_NS
-
-    def timed(self, size: int, now: int, phases: Phases) -> None:
-        """It said so."""
-        if len(self._timed) >= MAX_SIZES:
-            self._timed.clear()
-        self._timed[size] = (now, phases)
+        known.at, known.phases, known.took, known.last = now, phases, min(took, known.last), took
 
     def phases(self, size: int) -> Phases:
         """What the last call of this size took that was timed."""
-        last = self._timed.get(size)
-        return last[1] if last is not None else (0, 0, 0)
+        known = self._sizes.get(size)
+        return known.phases if known is not None else (0, 0, 0)
