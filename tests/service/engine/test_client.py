@@ -120,3 +120,17 @@ def test_a_sequence_that_no_engine_knows_is_refused_in_the_words_of_its_own(tmp_
         assert [engine.asked for engine in service.engines] == [1, 1, 1]
 
     playing(scenario, tmp_path)
+
+
+def test_who_counts_is_told_after_each_read_whether_anything_is_under_way(tmp_path: Path) -> None:
+    told: list[bool] = []
+
+    async def scenario(service: Service) -> None:
+        clients = EngineClients(told.append)
+        await clients.follow([service.engines[0].address])
+        service.frontends.append(clients)
+        await asyncio.gather(*(service.ask(clients, identity, start=True) for identity in "abc"))
+        assert told[-1]
+        assert not any(told[:-1])
+
+    playing(scenario, tmp_path)
