@@ -100,6 +100,7 @@ def engine(path: str) -> Iterator[None]:
     )
     device, weight = Device("cpu", 1), torch.rand(64, 10)
     runner = Runner(lambda inputs: (inputs[0] @ weight,), device, entry.inputs, entry.outputs)
+    runner.warm_up([(BUCKETS[-1], 64)], BUCKETS[-1])  # as an engine does: it chooses the threads that compute
     served = ServedModel(entry, [runner], device, BatchRecorder(Store(None), "mlp", "1"))
     served.start(on_broken=sys.exit)
     Listener(path, Receiver(served)).start()
