@@ -1,10 +1,10 @@
-"""What metrics cost: requests per second with and without counting, nanoseconds of a count, milliseconds of a scrape.
+"""What metrics cost: a server's time for each request with and without counting, of a count, and of a scrape.
 
     python -m benchmarks.metrics_cost [--out benchmarks/results/metrics.json]
 
-Two servers run the MLP 64-64-10 all the time, one of which counts nothing (`uncounted/`); HTTP with binary tensors at
-concurrency 64 presses them in turn, the order changing from round to round, and the median of the rounds' ratios is
-told. Processor time of the server per request is told too: on a busy machine it varies less than the rate.
+A server runs the MLP 64-64-10 under HTTP with binary tensors and gRPC, and counts every other fifth of a second
+(`counting_cost.py`). Medians of the pairs' ratios are told with the interval in which they lie with 95 % certainty, of
+the rate and of the processor time for each request, which varies less.
 """
 
 from __future__ import annotations
@@ -12,103 +12,98 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gzip
-import os
 import shlex
 import statistics
 import sys
 import tempfile
 import time
 import timeit
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.servers import MODELS
-from benchmarks.stack import Contender, press
-from service.bench.levels import Level
+from benchmarks.counting_cost import counting_cost
 from service.bench.results import describe_machine, write_results
-from service.bench.run import Terms
-from service.bench.target import Subject, build_request
+from service.observe.batches import Later
 from service.observe.exposition import OPENMETRICS_TYPE, TEXT_TYPE
 from service.observe.protobuf import PROTOBUF_TYPE
 from service.observe.recorders import BatchRecorder, RequestRecorder
 from service.observe.sidecar import Publisher
 from service.observe.store import Store
-from tests.e2e.running import RunningServer
 
-CONCURRENCY, TIMEOUT_S = 64, 30.0
+CONCURRENCIES = (64, 1)
 CALLS, REPEATS = 20_000, 7
 SCRAPED_MODELS, SCRAPED_FRONTENDS, SCRAPES = 100, 4, 15
-UNCOUNTED = Path(__file__).parent / "uncounted"
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-@contextmanager
-def server(cache: Path, logs: Path, *, counts: bool) -> Iterator[RunningServer]:
-    """torchere with the MLP; with `uncounted` before all else where it shall not count."""
-    before = os.environ.get("PYTHONPATH")
-    if not counts:
-        os.environ["PYTHONPATH"] = f"{UNCOUNTED}{os.pathsep}{MODELS.parents[1]}"
-    flags = ("--models", "mlp", "--startup", "wait", "--frontends", "1")
-    try:
-        with RunningServer(MODELS, cache, logs, *flags) as running:
-            yield running
-    finally:
-        if before is None:
-            os.environ.pop("PYTHONPATH", None)
-        else:
-            os.environ["PYTHONPATH"] = before
-
-
-def throughput(rounds: int, terms: Terms) -> dict[str, Any]:
-    """Each round presses both, one right after the other."""
-    found: dict[str, list[tuple[float, float]]] = {"counting": [], "uncounted": []}
-    with tempfile.TemporaryDirectory() as folder:
-        logs = Path(folder)
-        cache = logs / "cache"
-        with server(cache, logs, counts=True) as counting, server(cache, logs, counts=False) as uncounted:
-            contenders = {}
-            for name, running in (("counting", counting), ("uncounted", uncounted)):
-                subject = Subject(running.http, "mlp", "http", timeout_s=TIMEOUT_S)
-                contenders[name] = Contender("mlp", name, build_request(subject), running.process.pid)
-            for number in range(rounds):
-                for name in sorted(contenders, reverse=bool(number % 2)):
-                    result = asyncio.run(press(contenders[name], Level(CONCURRENCY), terms))
-                    found[name].append((result.requests_per_s, result.server_cpu_us or 0.0))
-    pairs = list(zip(found["counting"], found["uncounted"], strict=True))
-    return {
-        "concurrency": CONCURRENCY,
-        "rounds": rounds,
-        "requests_per_s": {name: [round(rate) for rate, _ in each] for name, each in found.items()},
-        "server_cpu_us": {name: [round(spent, 1) for _, spent in each] for name, each in found.items()},
-        "median_loss_of_rate": round(1 - statistics.median(own[0] / other[0] for own, other in pairs), 4),
-        "median_gain_of_cpu": round(statistics.median(own[1] / other[1] for own, other in pairs) - 1, 4),
-    }
-
-
-def nanoseconds(call: Callable[[], object]) -> int:
+def nanoseconds(call: Callable[[], object], calls: int = CALLS) -> int:
     """Of one call, the best of several repeats: the least disturbed."""
-    return round(min(timeit.repeat(call, number=CALLS, repeat=REPEATS)) / CALLS * 1e9)
+    return round(min(timeit.repeat(call, number=calls, repeat=REPEATS)) / calls * 1e9)
 
 
 def counts(directory: Path) -> dict[str, int]:
-    """Nanoseconds of each count on the way of a request; a batch is of eight requests."""
+    """Nanoseconds of each count on the way of a request, with nothing else between two counts.
+
+    64 answers in one turn of the loop and a batch of 32 are what HTTP at concurrency 64 brings; four such are counted
+    together.
+    """
     store = Store(directory)
-    requests, batches = RequestRecorder(store), BatchRecorder(store, "mlp", "1")
-    queue_ns, phases_ns = [120_000] * 8, (1_000, 2_000, 300_000, 4_000)
+    requests, later = RequestRecorder(store), ByHand()
+    batches = BatchRecorder(store, "mlp", "1", later)
+    alone = BatchRecorder(store, "mlp", "2")
+    tally = requests.tally("mlp", "1", "http", 1)
+    queue_ns, phases_ns = [1_000_000 - 31_000 * index for index in range(32)], (1_000, 2_000, 300_000, 4_000)
+
+    def turns() -> None:
+        for _ in range(4):
+            now = time.monotonic() - 0.0012
+            for index in range(64):
+                tally.add(now + index / 1e5)
+            requests.turned(False)
+        requests.settle()
+
+    def many_batches() -> None:
+        for _ in range(4):
+            batches.dispatched("idle", 32)
+            batches.batch(queue_ns, phases_ns, 32, 32)
+            batches.depth(1)
+            batches.settled(32)
+        later.settle()
+
+    def batch_of_one() -> None:
+        alone.dispatched("idle", 1)
+        alone.batch([120_000], phases_ns, 1, 1)
+        alone.depth(0)
+        alone.settled(1)
+
     found = {
-        "request_finished": nanoseconds(lambda: requests.finished("mlp", "1", "http", "success", 0.0012, 1)),
-        "answer_encoded": nanoseconds(lambda: requests.encoded("mlp", "1", 0.00002)),
-        "request_traced": nanoseconds(lambda: requests.traced("mlp", "1", "http", 0.0012, TRACE)),
+        "answer_among_64": asyncio.run(in_a_loop(turns)) // 256,
+        "request_in_a_batch_of_32": nanoseconds(many_batches, CALLS // 100) // 128,
         "queue_depth": nanoseconds(lambda: batches.depth(3)),
-        "batch_of_8": nanoseconds(lambda: batches.batch(queue_ns, phases_ns, 8, 8)),
-        "batch_dispatched_and_settled": nanoseconds(lambda: (batches.dispatched("idle", 8), batches.settled(8))),
+        "batch_of_one": nanoseconds(batch_of_one),
+        "request_in_the_usual_way": nanoseconds(lambda: requests.finished("mlp", "1", "http", "success", 0.0012, 1))
+        + nanoseconds(lambda: requests.encoded("mlp", "1", 0.00002)),
+        "request_traced": nanoseconds(lambda: requests.traced("mlp", "1", "http", 0.0012, TRACE)),
     }
-    of_batch = found["batch_of_8"] + found["batch_dispatched_and_settled"]
-    of_request = found["request_finished"] + found["answer_encoded"] + found["queue_depth"]
     store.close()
-    return {**found, "a_request_in_a_batch_of_8": of_request + of_batch // 8}
+    return found
+
+
+class ByHand(Later):
+    """Keeps what is put off, without a thread."""
+
+    def __init__(self) -> None:
+        self.settle: Callable[[], None] = lambda: None
+
+    def put_off(self, call: Callable[[], None]) -> None:
+        """Until `settle` is called."""
+        self.settle = call
+
+
+async def in_a_loop(call: Callable[[], object]) -> int:
+    """Nanoseconds of a call that needs a loop."""
+    return nanoseconds(call, CALLS // 100)
 
 
 def scrapes(directory: Path) -> dict[str, Any]:
@@ -126,7 +121,7 @@ def scrapes(directory: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"models": SCRAPED_MODELS, "processes": len(stores)}
     types = {"text": TEXT_TYPE, "openmetrics": OPENMETRICS_TYPE, "protobuf": PROTOBUF_TYPE}
     for aliases in ("none", "triton"):
-        publisher = Publisher(directory, aliases)  # type: ignore[arg-type]
+        publisher = Publisher(directory, aliases)
         for name, accept in types.items():
             spent, body = [], b""
             for _ in range(SCRAPES):
@@ -147,7 +142,7 @@ def scrapes(directory: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--pairs", type=int, default=200, help="of slices, with and without counting; 0: none")
     parser.add_argument("--out", type=Path, help="file for the results, as JSON")
     arguments = parser.parse_args()
     told: dict[str, Any] = {
@@ -158,10 +153,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             told[name] = measure(Path(folder))
         print(name, told[name])
-    if arguments.rounds:
-        terms = Terms(warm_up_s=0.5, window_s=1.0, max_windows=3)
-        told["throughput"] = throughput(arguments.rounds, terms)
-        print("throughput", told["throughput"])
+    if arguments.pairs:
+        told["counting"] = counting_cost(arguments.pairs, CONCURRENCIES, ("http", "grpc"))
+        print("counting", told["counting"])
     if arguments.out:
         write_results(arguments.out, told)
 

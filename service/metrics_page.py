@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from service.observe.adding import FEW, LAG_S
 from service.observe.aliases import alias_families
 from service.observe.buckets import CLASSIC_ROWS, CLASSIC_SECONDS
 from service.observe.families import Family
@@ -43,10 +44,16 @@ says that the sidecar lives. Dashboards, alerts and what to do about them: [moni
 
   which needs to read the folder only. Both must run on one node: locks on the files tell the living from the dead.
 * **GPUs** need the driver and `pip install 'torchere[nvml]'`; without, their metrics are absent.
-* **Cost**, as in `benchmarks/results/metrics.json` (two cores, client beside the server): a scrape of 100 models
-  and five processes takes 20 to 45 ms in the median, by format. To count a request in a batch of eight takes 2.2 µs by
-  itself, but where a request takes 37 µs in all, counting lowers the rate by 15 % (median of five rounds, which differ
-  from -3 to 21 %): more than it should. Measure: `python -m benchmarks.metrics_cost`.
+* **When.** A request is counted before its answer leaves, where fewer than {few} are answered together and nothing else
+  waits. Else requests whose like came before, and batches, are counted together, at most {lag} ms later: so much a
+  scrape may be behind, and so much is lost with a process that is killed; nothing is counted twice. Statistics
+  (`GET /v2/models/stats`) wait that long when asked, and have everything that was answered before.
+  Their phase `encode` is the mean of the answers that one turn of a frontend's loop gave.
+* **Cost.** `python -m benchmarks.metrics_cost` measures a server that counts every other fifth of a second, under HTTP
+  and gRPC at concurrency 64 and 1. The medians of the differences between neighbouring slices, of the rate and of the
+  processor time for each request, are in `benchmarks/results/metrics.json` (`counting`), beside the nanoseconds of each
+  count and the milliseconds of a scrape. A scrape of 100 models and five processes takes 20 to 45 ms in the median, by
+  format.
 
 Bounds of the classic buckets: seconds {seconds}; rows {rows}.
 
@@ -74,7 +81,11 @@ pool of pinned memory, which torchere has not.
 def metrics_page() -> str:
     """The page as markdown."""
     introduction = INTRODUCTION.format(
-        schema=3, seconds=", ".join(map(str, CLASSIC_SECONDS)), rows=", ".join(map(str, CLASSIC_ROWS))
+        schema=3,
+        lag=round(LAG_S * 1000),
+        few=FEW,
+        seconds=", ".join(map(str, CLASSIC_SECONDS)),
+        rows=", ".join(map(str, CLASSIC_ROWS)),
     )
     own = "".join(map(_row, (metric for metric in METRICS if metric.kind != "hidden")))
     return introduction + own + ALIASES + "".join(map(_alias_row, alias_families(example(), "all")))

@@ -1,18 +1,49 @@
-"""A torchere that counts nothing, to be measured beside one that does: put this folder on PYTHONPATH.
+"""A torchere that can stop counting and begin again, to be compared with itself: put this folder on PYTHONPATH.
 
-Python imports it at the start of every process. Only `metrics_cost.py` does so.
+Python imports it at the start of every process: one that gets SIGUSR1 counts nothing from then on, with SIGUSR2 it
+counts again. Only `counting_cost.py` does so.
 """
 
+import signal
 from typing import Any
 
+from service.observe import recorders
 from service.observe.recorders import BatchRecorder, RequestRecorder
+from service.observe.tally import Tally
+
+NAMES = ("finished", "encoded", "traced", "dispatched", "settled", "batch", "depth", "add")
+COUNTING = [
+    (each, name, getattr(each, name))
+    for each in (RequestRecorder, BatchRecorder, Tally)
+    for name in NAMES
+    if hasattr(each, name)
+]
 
 
 def nothing(*_: Any, **__: Any) -> None:
     """Count nothing."""
 
 
-for recorder in (RequestRecorder, BatchRecorder):
-    for name in ("finished", "encoded", "traced", "dispatched", "settled", "batch", "depth"):
-        if hasattr(recorder, name):
-            setattr(recorder, name, nothing)
+class Biased(BatchRecorder):
+    """What runs when counting stops is taken off when it has resumed: as if much ran always."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._running.set(1 << 32)
+
+
+def stop(*_: object) -> None:
+    """From now on."""
+    for recorder, name, _method in COUNTING:
+        setattr(recorder, name, nothing)
+
+
+def resume(*_: object) -> None:
+    """As it was."""
+    for recorder, name, method in COUNTING:
+        setattr(recorder, name, method)
+
+
+recorders.BatchRecorder = Biased  # type: ignore[misc]
+signal.signal(signal.SIGUSR1, stop)
+signal.signal(signal.SIGUSR2, resume)

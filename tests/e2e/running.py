@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from service.observe.adding import LAG_S
+
 READY_TIMEOUT_S = 480.0  # a first start compiles on two busy cores
 POLL_S = 0.05
 
@@ -90,6 +92,8 @@ class RunningServer:
             return 0, None
 
     def metrics(self) -> str:
+        """What is published, with all that was answered before."""
+        time.sleep(2 * LAG_S)
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as answer:
             return str(answer.read().decode())
 
