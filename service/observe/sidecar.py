@@ -11,7 +11,10 @@ The directory is the service's `--metrics-directory`; to read it is enough. The 
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -32,8 +35,11 @@ from service.observe.machine import Machine
 from service.observe.merge import Reader
 from service.observe.metrics_server import serve_metrics
 from service.observe.protobuf import PROTOBUF_TYPE
+from service.observe.store import FILE_PREFIX, is_alive
 from service.security import TokenFile, TokenFileError
 from service.tls import Tls, TlsError, make_tls
+
+LINGER_POLL_S = 0.2
 
 
 class Publisher:
@@ -89,6 +95,22 @@ def sidecar_arguments(directory: Path, settings: Settings) -> tuple[str, ...]:
     return arguments_of(directory, settings.host, settings.metrics_port, **more, aliases=settings.metrics_aliases)
 
 
+def _wait_for_the_end(directory: Path, linger_s: float) -> None:
+    """Until SIGTERM, and then for so long as somebody counts: a service that drains is told of to its end.
+
+    A handler is needed anyway: the first process of a container ignores signals that it does not handle. It wakes this
+    thread by a socket, for the signal may come to any other, which would not.
+    """
+    waiting, waking = socket.socketpair()
+    waking.setblocking(False)
+    signal.set_wakeup_fd(waking.fileno())
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    waiting.recv(1)
+    until = time.monotonic() + linger_s
+    while time.monotonic() < until and any(is_alive(path) for path in directory.glob(f"{FILE_PREFIX}*")):
+        time.sleep(LINGER_POLL_S)
+
+
 FILE = click.Path(path_type=Path)
 
 
@@ -107,14 +129,20 @@ FILE = click.Path(path_type=Path)
     show_default=True,
     help="Names of other servers for the same counts.",
 )
-def main(
-    directory: Path, host: str, port: int, token_file: Path | None, aliases: Aliases, **tls_files: Path | None
-) -> None:
+@click.option(
+    "--linger",
+    "linger_s",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Seconds to go on after SIGTERM at most, while a service that was told to end as well still counts.",
+)
+def main(directory: Path, host: str, port: int, token_file: Path | None, aliases: Aliases, **more: Any) -> None:
     """Publish the metrics of a torchere service."""
     link: BlockingLink[Drain] | None = BlockingLink(inherited_socket(), Drain) if LINK_VARIABLE in os.environ else None
     reason = ""
     try:
-        tls = make_tls(*(tls_files[name] for name in ("tls_certificate", "tls_key", "tls_client_ca")))
+        tls = make_tls(*(more[name] for name in ("tls_certificate", "tls_key", "tls_client_ca")))
         tokens = TokenFile(token_file) if token_file is not None else None
         server = publish(directory, host, port, tls, tokens, aliases)
     except (TlsError, TokenFileError, ValueError) as error:
@@ -127,7 +155,7 @@ def main(
         link.send(StartFailed(reason))
         return
     if link is None:
-        threading.Event().wait()
+        _wait_for_the_end(directory, more["linger_s"])
         return
     link.send(Started(os.getpid(), metrics_port=server.server_port))
     for _ in link:

@@ -285,6 +285,9 @@ def test_there_is_time_to_drain_and_room_to_leave(overlay: str) -> None:
     drain_s = float(environment.get("TORCHERE_DRAIN_TIMEOUT_S", Settings().drain_timeout_s))
     delay_s = float(environment.get("TORCHERE_DRAIN_DELAY_S", Settings().drain_delay_s))
     assert delay_s >= 5, "endpoints forget a Pod some seconds after it is not ready any more"
+    (sidecar,) = [each for each in pod["containers"] if each["name"] == "metrics"]
+    lingers_s = float(sidecar["args"][sidecar["args"].index("--linger") + 1])
+    assert delay_s + drain_s + LEAVE_MARGIN_S < lingers_s < pod["terminationGracePeriodSeconds"]
     pause, pause_s = server["lifecycle"]["preStop"]["exec"]["command"]
     assert pause == "sleep"
     assert pod["terminationGracePeriodSeconds"] > float(pause_s) + delay_s + drain_s + 2 * LEAVE_MARGIN_S
