@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from compiler import Artifact, Cache, Options, Target, backends, compile, find_source
+from compiler.cases import read_case
 from compiler.errors import LoadFailed
 from compiler.golden import random_inputs
-from compiler.jobs import Describe, Interface, Place
+from compiler.jobs import Describe, Described, Interface, Place
 from compiler.padded import cut_outputs, pad_inputs, served_inputs
 from compiler.padding import find_faults, pairs, with_examples
 from compiler.reference import describe
@@ -61,14 +63,18 @@ def attempt(write_model: Callable[..., Path], target: Target, cache: Cache) -> C
     return compile_text
 
 
+def look_at(folder: Path, options: Options = OPTIONS, goldens: str = "") -> Described:
+    """What the compiler makes of the model in `folder`, in this process."""
+    return describe(Describe(Place(str(folder), str(folder), "cpu"), options, goldens), lambda _: None)
+
+
 @pytest.fixture
 def refusal(write_model: Callable[..., Path]) -> Callable[..., str]:
-    """Why a model.py of that text cannot be served, in this process."""
+    """Why a model.py of that text cannot be served."""
 
     def describe_text(text: str, options: Options = OPTIONS) -> str:
-        folder = str(write_model(text))
         with pytest.raises(LoadFailed) as caught:
-            describe(Describe(Place(folder, folder, "cpu"), options, ""), lambda _: None)
+            look_at(write_model(text), options)
         return str(caught.value)
 
     return describe_text
@@ -82,20 +88,19 @@ def parts() -> dict[str, Any]:
     return {name: getattr(PAD, name) for name in PAD.__struct_fields__}
 
 
-def test_every_shape_that_is_served_is_verified_and_timed(attempt: Callable[..., Artifact]) -> None:
+def test_every_shape_is_verified_and_timed_and_a_padded_batch_gives_what_each_row_gives_alone(
+    attempt: Callable[..., Artifact],
+) -> None:
     options = Options(inputs=(IDS, MASK), max_batch_size=2, backends=("eager", "torchscript"), pad=PAD)
-    manifest = attempt(SEES, options).manifest
+    artifact = attempt(SEES, options)
+    manifest = artifact.manifest
     assert [(spec.name, spec.shape) for spec in manifest.outputs] == [("logits", (-1, -1, 3)), ("mean", (-1, 4))]
     for rung in manifest.ladder:
         assert rung.outcome in ("chosen", "slower"), rung
         shapes = {(time.rows, time.sizes): time.milliseconds for time in rung.padded}
         assert sorted(shapes) == [(1, (4,)), (1, (8,)), (2, (4,)), (2, (8,))]
         assert rung.milliseconds[2] == pytest.approx((shapes[2, (4,)] + shapes[2, (8,)]) / 2)
-
-
-def test_a_padded_batch_gives_what_each_row_gives_alone(attempt: Callable[..., Artifact]) -> None:
-    artifact = attempt(SEES)
-    model = backends.load(artifact.folder, artifact.manifest, "cpu")
+    model = backends.load(artifact.folder, manifest, "cpu")
     interface = Interface((IDS, MASK), (LOGITS, MEAN), 2, (1, 2))
     ids = torch.randint(0, 10, (1, 3))
     inputs = ids, torch.ones_like(ids)
@@ -105,27 +110,57 @@ def test_a_padded_batch_gives_what_each_row_gives_alone(attempt: Callable[..., A
 
 
 def test_a_model_that_ignores_its_mask_is_refused_unless_its_owner_accepts_that(
-    attempt: Callable[..., Artifact], refusal: Callable[..., str]
+    write_model: Callable[..., Path], refusal: Callable[..., str]
 ) -> None:
     reason = refusal(IGNORES)
     assert "(length 4 to 8): output 'mean' differs from the answer without padding by" in reason
     assert reason.endswith(
         "let it leave out what its mask 'mask' excludes, or serve it as it is with batching.pad.check: false"
     )
-    assert attempt(IGNORES, changed(check=False)).manifest.backend == "eager"
+    assert look_at(write_model(IGNORES), changed(check=False)).interface.pad == changed(check=False).pad
 
 
 def test_without_a_mask_the_model_has_to_know_what_padding_is(
-    attempt: Callable[..., Artifact], refusal: Callable[..., str]
+    write_model: Callable[..., Path], refusal: Callable[..., str]
 ) -> None:
     text = TEXT.format(weights="(ids != 0)[:, :, None].float()").replace("mask[:, None, :]", "ids[:, None, :]")
     text = text.replace("def forward(self, ids, mask)", "def forward(self, ids)")
     ids = TensorSpec("ids", "INT64", (-1, -1), range=(1, 9))
     pad = Padding(PAD.dims, {"ids": {1: "length"}}, PAD.outputs)
     options = Options(inputs=(ids,), max_batch_size=2, backends=("eager",), pad=pad)
-    assert attempt(text, options)
+    assert look_at(write_model(text), options).interface.outputs == (LOGITS, MEAN)
     reason = refusal(text.replace("(ids != 0)[:, :, None].float()", "torch.ones_like(tokens)"), options)
     assert "let it take an input that says what is padding, and name that in batching.pad.mask" in reason
+
+
+def test_a_program_says_how_long_it_may_be(tmp_path: Path) -> None:
+    namespace: dict[str, Any] = {}
+    exec(SEES, namespace)
+    batch, length = torch.export.Dim("batch", min=1, max=8), torch.export.Dim("length", min=2, max=8)
+    example = torch.ones(2, 5, dtype=torch.int64), torch.ones(2, 5, dtype=torch.int64)
+    shapes = {"ids": {0: batch, 1: length}, "mask": {0: batch, 1: length}}
+    program = torch.export.export(namespace["create_model"]().eval(), example, dynamic_shapes=shapes)
+    torch.export.save(program, tmp_path / "model.pt2")
+    found = look_at(tmp_path, Options(max_batch_size=2, backends=("eager",), pad=PAD)).interface
+    assert [spec.shape for spec in found.outputs] == [(-1, -1, 3), (-1, 4)]
+    assert [spec.example_shape for spec in found.inputs] == [(2, 5), (2, 5)], "as it was exported"
+    longer = Padding(**{**parts(), "dims": {"length": (4, 16)}})
+    with pytest.raises(LoadFailed, match=r"cannot run on ids INT64\[2, 16\]"):
+        look_at(tmp_path, Options(max_batch_size=2, backends=("eager",), pad=longer))
+
+
+def test_rows_that_lie_beside_the_model_are_compared_at_their_own_length(write_model: Callable[..., Path]) -> None:
+    folder = write_model(SEES)
+    ids = torch.randint(0, 10, (6, 5))
+    save_file({"ids": ids, "mask": torch.ones_like(ids)}, folder / "calibration.safetensors")
+    cases = look_at(folder, goldens=str(folder / "goldens")).cases
+    own = next(case for case in cases if case.label == "its own rows")
+    assert read_case(own)[0][0].tolist() == ids[:2].tolist()
+    served = [case for case in cases if case.sizes]
+    assert [(case.batch, case.sizes) for case in served] == [(1, (4,)), (1, (8,)), (2, (4,)), (2, (8,))]
+    assert all(case.is_foreign and case.timed for case in served)
+    assert not own.is_foreign
+    assert not own.timed
 
 
 def test_an_output_that_grows_with_the_padding_has_to_be_named(refusal: Callable[..., str]) -> None:
