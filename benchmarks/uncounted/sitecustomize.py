@@ -44,6 +44,6 @@ def resume(*_: object) -> None:
         setattr(recorder, name, method)
 
 
-recorders.BatchRecorder = Biased  # type: ignore[misc]
+recorders.BatchRecorder = Biased  # type: ignore[assignment,misc]
 signal.signal(signal.SIGUSR1, stop)
 signal.signal(signal.SIGUSR2, resume)
