@@ -13,7 +13,7 @@ EARLY_S = 0.0002  # the sooner, for a batch that is late leaves the device idle;
 
 
 class Foresight:
-    """When the device will be idle, by what batches of each kind took it and what laying a row took.
+    """When the device will be idle, by what batches of each kind took it and what preparing a row took.
 
     A kind is the size of the batch, and those that it is padded to.
     """
@@ -27,12 +27,15 @@ class Foresight:
     def __repr__(self) -> str:
         return f"<Foresight {len(self._ends)} under way, {1e6 * self._row_s:.1f} µs a row>"
 
-    def launched(self, kind: Hashable, rows: int, laying_s: float, now: float) -> None:
-        """A batch was laid and given to the device, which works on it after those before it."""
-        row_s = laying_s / max(1, rows)
-        self._row_s += (row_s - self._row_s) * (WEIGHT if self._row_s else 1.0)
+    def launched(self, kind: Hashable, now: float) -> None:
+        """A batch was given to the device, which works on it after those before it."""
         begins = max(now, self._ends[-1]) if self._ends else now
         self._ends.append(begins + self._device_s.get(kind, 0.0))
+
+    def prepared(self, rows: int, spent_s: float) -> None:
+        """So many rows were laid and copied to the device in so many seconds."""
+        row_s = spent_s / max(1, rows)
+        self._row_s += (row_s - self._row_s) * (WEIGHT if self._row_s else 1.0)
 
     def landed(self, kind: Hashable, began: float, now: float) -> float:
         """The oldest has ended, launched at `began`; for how long the device was its own."""
@@ -44,5 +47,5 @@ class Foresight:
         return spent
 
     def prepares_at(self, rows: int) -> float:
-        """When to lay the `rows` rows that wait; now, where the device is idle or its time is not known."""
+        """When to prepare the `rows` rows that wait; now, where the device is idle or its time is not known."""
         return self._ends[-1] - rows * self._row_s - EARLY_S if self._ends else 0.0

@@ -130,7 +130,7 @@ class OverlappedModel(ServedModel):
         began = time.monotonic()
         flight = Flight(run, batch, launched, runner, taken, began, lane)
         with self._inbox:
-            instance.foresight.launched(batch.kind, sum(batch.rows), laid.stack_ns / 1e9, began)
+            instance.foresight.launched(batch.kind, began)
             instance.flying.append(flight)
         instance.landing.put(flight)
 
@@ -160,9 +160,9 @@ class OverlappedModel(ServedModel):
         try:
             outputs, phases = flight.runner.land(flight.launched)
         except Exception:  # noqa: BLE001 - as above
-            self._landed(instance, flight, is_sound=False)
+            self._landed(instance, flight)
         else:
-            self._landed(instance, flight, is_sound=True)
+            self._landed(instance, flight, prepared_s=(phases[0] + phases[1]) / 1e9)
             with contextlib.suppress(ValueError):  # the outputs have not the batch's rows
                 answers = self._unstack(flight.batch, outputs, phases, flight.taken)
         if answers is not None:
@@ -174,10 +174,13 @@ class OverlappedModel(ServedModel):
             self._inbox.notify_all()
         instance.landed.set()
 
-    def _landed(self, instance: Instance, flight: Flight, *, is_sound: bool) -> None:
+    def _landed(self, instance: Instance, flight: Flight, prepared_s: float | None = None) -> None:
+        """`prepared_s` is what laying and copying in took; None where the batch failed."""
         with self._inbox:
             instance.flying.popleft()
+            if prepared_s is not None:
+                instance.foresight.prepared(sum(flight.batch.rows), prepared_s)
             spent = instance.foresight.landed(flight.batch.kind, flight.began, time.monotonic())
-            self._batcher.finished(flight.run, spent if is_sound else None)
+            self._batcher.finished(flight.run, None if prepared_s is None else spent)
             self._inbox.notify_all()
         instance.landed.set()

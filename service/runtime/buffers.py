@@ -24,9 +24,10 @@ LARGE = 1 << 18  # bytes of a batch: below, looking at each part as a tensor tak
 
 @dataclass(frozen=True, slots=True)
 class Scattered:
-    """Rows of one input in memory from which the GPU copies by itself: bytes, one part after the other."""
+    """Rows of one input in memory from which the GPU copies by itself: bytes, in parts that end at `ends`."""
 
     parts: Sequence[torch.Tensor]
+    ends: Sequence[int]
     shape: tuple[int, ...]
     dtype: torch.dtype
     nbytes: int
@@ -42,11 +43,11 @@ def bring(source: Input, target: torch.Tensor) -> None:
         target.copy_(source, non_blocking=True)
         return
     flat = target.view(-1).view(torch.uint8)
-    *_, last = ends = list(accumulate(map(len, source.parts)))
-    if len(ends) == 1:
+    *before, last = source.ends
+    if not before:
         flat[:last].copy_(source.parts[0], non_blocking=True)
     else:  # one call for all, without the interpreter's lock
-        torch._foreach_copy_(list(flat[:last].tensor_split(ends[:-1])), list(source.parts), non_blocking=True)
+        torch._foreach_copy_(list(flat[:last].tensor_split(before)), list(source.parts), non_blocking=True)
     if last < len(flat):
         flat[last:].zero_()
 
@@ -69,7 +70,7 @@ class Staging:
     def lay(self, parts: Sequence[memoryview | torch.Tensor], shape: tuple[int, ...]) -> Input:
         """The batch of `shape` for the GPU or the processor; what the parts do not fill is zero."""
         if self._registered is not None and (seen := _where_they_lie(parts, self._registered)):
-            return Scattered(seen, shape, self._dtype, self._item * math.prod(shape))
+            return Scattered(seen, list(accumulate(map(len, parts))), shape, self._dtype, self._item * math.prod(shape))
         return self.pack(parts, shape)
 
     def pack(self, parts: Sequence[memoryview | torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
@@ -119,7 +120,7 @@ def _where_they_lie(parts: Sequence[memoryview | torch.Tensor], registered: Regi
         if not _is_plain(part):
             return []
         look = torch.frombuffer(cast(memoryview, part), dtype=torch.uint8)
-        if not registered.covers(look.data_ptr(), len(look)):
+        if not registered.covers(look.data_ptr(), len(part)):
             return []
         seen.append(look)
     return seen

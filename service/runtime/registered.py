@@ -48,8 +48,9 @@ class Registered:
             mapping = self._known[self._starts[index]] if index >= 0 else None
             if mapping is None or address + size > mapping.address + mapping.size or mapping.is_refused:
                 return False
-            number, last = ((at - mapping.address) // PIECE_BYTES for at in (address, address + size - 1))
-            if number != last:
+            place = address - mapping.address
+            number = place // PIECE_BYTES
+            if number != (place + size - 1) // PIECE_BYTES:
                 return False
             if number not in mapping.pieces:
                 begin = number * PIECE_BYTES
