@@ -14,7 +14,7 @@ import yaml
 from service.ray_serve.plan import IMPORT_PATH, Wishes, serve_config
 from service.repository.storage import scan
 from service.settings import PREFIX, Settings, default_text
-from tests.deploy.test_kubernetes import POLICY, RELEASES, judged
+from tests.deploy.manifests import POLICY, RELEASES, judged
 from tests.e2e.ray_running import AS_DEPLOYED
 
 ROOT = Path(__file__).parents[2]

@@ -25,7 +25,7 @@ from service.rpc.codec import decode
 from service.rpc.familiar import MAX_FORMS, MAX_KINDS, MAX_TRIES, Familiar
 from service.tensors import InferRequest
 from tests.fakes import FakeCounter, FakeEngines, catalog, entry
-from tests.service.rest.test_familiar import Engines
+from tests.service.rest.remembering import Engines
 from tests.service.rpc.fakes import serving
 
 PAIR = entry(
