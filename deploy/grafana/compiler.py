@@ -32,6 +32,13 @@ COLOURED_TEXT = {
     "mappings": [{"type": "value", "options": {name: {"color": colour} for name, colour in OUTCOMES.items()}}],
 }
 KEY = "model, version"
+ARTIFACT = (  # columns, as torchere_model_info labels them; the overview shows them too
+    Column("version", "Version"),
+    Column("backend", "Backend"),
+    Column("precision", "Precision"),
+    Column("variant", "Variant"),
+    Column("device", "Device"),
+)
 CACHE = "torchere_cache_requests_total"
 READY, OPTIMISED = f"torchere_model_ready{{{MODELS}}}", f"torchere_model_optimised{{{MODELS}}}"
 
@@ -82,11 +89,7 @@ SERVING = (
         "The artifact of each version: its backend, precision, variant and device, and on how many instances.",
         (
             Column("model", "Model"),
-            Column("version", "Version"),
-            Column("backend", "Backend"),
-            Column("precision", "Precision"),
-            Column("variant", "Variant"),
-            Column("device", "Device"),
+            *ARTIFACT,
             Column("A", "Instances"),
             Column("B", "Loaded in", "s"),
         ),

@@ -5,6 +5,7 @@ Knows the metrics; `panels.py` knows Grafana. The rules that it shows are in dep
 
 from __future__ import annotations
 
+from deploy.grafana.compiler import ARTIFACT
 from deploy.grafana.dashboard import Dashboard, Section, places
 from deploy.grafana.expressions import BAD, CLIENTS, EXPECTED, PLACE, SERVICE, quantile, rate, share
 from deploy.grafana.panels import (
@@ -237,11 +238,7 @@ MODELS = (
                 "Model",
                 properties={"links": [{"title": "This model", "url": TO_MODEL + "${__value.text:percentencode}"}]},
             ),
-            Column("version", "Version"),
-            Column("backend", "Backend"),
-            Column("precision", "Precision"),
-            Column("variant", "Variant"),
-            Column("device", "Device"),
+            *ARTIFACT,
             Column("A", "Instances"),
             Column("B", "Requests", "reqps"),
             Column("C", "Latency, 99 %", "s"),
