@@ -104,6 +104,26 @@ def test_metrics_ask_too_and_closed_apis_are_closed(secured: Secured) -> None:
     assert ask(f"{secured.url.removesuffix('/ai')}/v2", "all") == 404
 
 
+def test_certificates_are_renewed_while_it_runs(secured: Secured, tmp_path: Path) -> None:
+    """By one that the authority of before does not vouch for; the tests behind this one trust the new one."""
+    new = make_certificates(tmp_path)
+    for made, served in ((new.key, secured.files.key), (new.certificate, secured.files.certificate)):
+        shutil.copy(made, served)
+
+    def is_renewed() -> bool:
+        for port in (secured.server.http_port, secured.server.grpc_port, secured.server.metrics_port):
+            if ssl.get_server_certificate(("localhost", port)) != new.certificate.read_text():
+                return False
+        return True
+
+    secured.server.wait_for(is_renewed, "the new certificate at every door")
+    shutil.copy(new.authority, secured.files.authority)
+    with secured.rest("some") as rest, secured.rpc("some") as rpc:
+        for client in (rest, rpc):
+            client.infer("affine", INPUTS)
+    assert "has been renewed" in secured.server.log()
+
+
 def test_the_command_line_reaches_it(secured: Secured) -> None:
     environment = {**os.environ, "TORCHERE_TOKEN": "all", "SSL_CERT_FILE": str(secured.files.authority)}
     command = [sys.executable, "-m", "service.cli", "models", "--url", secured.url]
