@@ -56,7 +56,9 @@ class Receiver:
     def __init__(self, served: ServedModel) -> None:
         self._served = served
 
-    def handle(self, message: Infer | Cancel | Took, body: memoryview, connection: DataConnection) -> None:
+    def handle(
+        self, message: Infer | Cancel | Took, body: memoryview, connection: DataConnection, is_alone: bool
+    ) -> None:
         if isinstance(message, Infer):
             self._served.submit(Pending(message, split(body, message.sizes), connection), time.monotonic())
 

@@ -36,10 +36,15 @@ Data = Infer | Cancel | Took | Hello | Returned
 
 
 class Receiver(Protocol):
-    """Who gets what arrives; called on the listener's thread. `beat` is called at least every second."""
+    """Who gets what arrives; called on the listener's thread. `beat` is called at least every second.
+
+    `is_alone`: nothing came with it, so this thread has nothing else to read for the moment.
+    """
 
     def beat(self) -> None: ...
-    def handle(self, message: Infer | Cancel | Took, body: memoryview, connection: DataConnection) -> None: ...
+    def handle(
+        self, message: Infer | Cancel | Took, body: memoryview, connection: DataConnection, is_alone: bool
+    ) -> None: ...
     def forget(self, connection: DataConnection) -> None: ...
     def shares(self, guest: Guest) -> None: ...
 
@@ -186,8 +191,9 @@ class Listener:
         """False when the frontend is gone, or does not speak this protocol."""
         try:
             count = connection.receive()
+            is_alone = connection.reader.is_alone(count)
             for message, body in connection.reader.received(count):
-                self._handle(message, body, connection)
+                self._handle(message, body, connection, is_alone)
             connection.say_dropped()
         except BlockingIOError:
             return True
@@ -196,12 +202,12 @@ class Listener:
             return False
         return count > 0
 
-    def _handle(self, message: Data, body: memoryview, connection: DataConnection) -> None:
+    def _handle(self, message: Data, body: memoryview, connection: DataConnection, is_alone: bool) -> None:
         match message:
             case Infer() | Took():
-                self._receiver.handle(message, body, connection)
+                self._receiver.handle(message, body, connection, is_alone)
             case Cancel():
-                self._receiver.handle(message, body, connection)
+                self._receiver.handle(message, body, connection, is_alone)
                 connection.cancelled(message.id)
             case Returned() if connection.memory is not None:
                 connection.memory.returned(message)

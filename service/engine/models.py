@@ -28,6 +28,9 @@ from service.runtime.device import Device
 from service.runtime.runner import Output, Runner
 from service.traced import ran_together
 
+QUICK_MS = 1.0  # for so long the thread that reads may compute: to wake another takes a tenth of it, or more
+SLOW_S = 0.05  # a batch that took so long once shows that the model is not quick
+
 
 class ServedModel:
     """Accepts requests for one version and answers each exactly once."""
@@ -49,6 +52,11 @@ class ServedModel:
         self._inbox = threading.Condition()
         self._waiting: dict[tuple[int, int], Waiting] = {}
         self._is_closing = False
+        self._is_idle = False  # the thread of the only instance waits for nothing in particular
+        self._is_lent = False  # that instance is run by the thread that submits
+        self._was_alone = True  # the last batch was of one request, so that the next one is likely to be
+        self._may_lend = len(runners) == 1 and not device.is_cuda
+        self._quick_rows = 0
         self._on_broken: Callable[[str], None] = lambda _: None
         self._instances = Instances(entry, len(runners), box, self._serve)
 
@@ -78,6 +86,8 @@ class ServedModel:
         by_sizes: dict[Sizes, dict[int, float]] = {}
         for each in padded:
             by_sizes.setdefault(each.sizes, {})[each.rows] = each.milliseconds / 1e3
+        quick = [size for size, spent in milliseconds.items() if spent <= QUICK_MS]
+        self._quick_rows = max(quick, default=0) if self._may_lend and not padded else 0
         with self._inbox:
             self._batcher.measured({size: spent / 1e3 for size, spent in milliseconds.items()}, by_sizes)
 
@@ -90,7 +100,7 @@ class ServedModel:
 
     def submit(self, pending: Pending, now: float) -> None:
         """Let a request wait; a full queue is answered at once."""
-        message = pending.message
+        message, here = pending.message, None
         try:
             group = self._stacker.group(message)
             waiting = Waiting(message.rows, group, now, message.deadline, message.priority, pending, message.late)
@@ -101,11 +111,38 @@ class ServedModel:
                     raise Unavailable(f"model '{self.entry.name}' is being unloaded: try again")
                 self._batcher.add(waiting, is_accepted=message.retry != FIRST)
                 self._waiting[id(pending.connection), message.id] = waiting
-                self._inbox.notify()
+                here = self._borrow(pending)
+                if here is None:
+                    self._inbox.notify()
         except (Unavailable, InvalidInput) as error:
             failure = Failure(message.id, error.code, str(error), error.retry_after_s)
             pending.connection.send([(failure, ())])
         self._counter.depth(len(self._batcher))
+        if here is not None:
+            self._run_here(here)
+
+    def _borrow(self, pending: Pending) -> Run | Expire | None:
+        """What this thread shall do itself, in place of the instance's: one small batch where that one is idle."""
+        message = pending.message
+        if not (pending.is_alone and self._was_alone and self._is_idle):
+            return None
+        if message.rows > self._quick_rows or message.retry != FIRST:
+            return None
+        decision = self._pick()
+        if not isinstance(decision, Run | Expire):
+            return None
+        self._is_lent = True
+        return decision
+
+    def _run_here(self, decision: Run | Expire) -> None:
+        began = time.monotonic()
+        self._do(decision, 0)
+        with self._inbox:
+            self._is_lent = False
+            if time.monotonic() - began > SLOW_S:
+                self._quick_rows = 0
+            if len(self._batcher) or self._is_closing:
+                self._inbox.notify()
 
     def cancel(self, connection: Connection, request_id: int) -> None:
         """Forget a request whose client left, if it still waits."""
@@ -126,42 +163,48 @@ class ServedModel:
                 self._batcher.cancel(self._waiting.pop(key))
 
     def _serve(self, index: int) -> None:
-        lane = self._instances.lanes[index]
         with self._device.stream():
-            while True:
-                decision = self._next()
-                if decision is None:
-                    return
-                if isinstance(decision, Expire):
-                    self._fail(
-                        decision.requests, Code.DEADLINE, "the request's time ran out while it waited in the queue"
-                    )
-                else:
-                    self._counter.dispatched(decision.reason, len(decision.requests))
-                    began = time.monotonic()
-                    is_sound = self._run(self._runners[index], decision.requests, began, lane)
-                    with self._inbox:
-                        self._batcher.finished(decision, time.monotonic() - began if is_sound else None)
-                    lane.end()
-                    self._counter.settled(len(decision.requests))
+            while (decision := self._next()) is not None:
+                self._do(decision, index)
+
+    def _do(self, decision: Run | Expire, index: int) -> None:
+        if isinstance(decision, Expire):
+            self._fail(decision.requests, Code.DEADLINE, "the request's time ran out while it waited in the queue")
+            return
+        self._was_alone = len(decision.requests) == 1
+        lane = self._instances.lanes[index]
+        self._counter.dispatched(decision.reason, len(decision.requests))
+        began = time.monotonic()
+        is_sound = self._run(self._runners[index], decision.requests, began, lane)
+        with self._inbox:
+            self._batcher.finished(decision, time.monotonic() - began if is_sound else None)
+        lane.end()
+        self._counter.settled(len(decision.requests))
 
     def _next(self) -> Run | Expire | None:
         """Wait for something to do; None when closing and all is done."""
         with self._inbox:
             while True:
-                decision = self._batcher.poll(time.monotonic())
+                decision = None if self._is_lent else self._pick()
                 match decision:
-                    case Run(requests) | Expire(requests):
-                        for waiting in requests:
-                            pending = waiting.payload
-                            self._waiting.pop((id(pending.connection), pending.message.id), None)
+                    case Run() | Expire():
                         return decision
-                    case None if self._is_closing:
+                    case None if self._is_closing and not self._is_lent:
                         return None
                     case WaitUntil(when):
                         self._inbox.wait(max(0.0, when - time.monotonic()))
                     case None:
+                        self._is_idle = True
                         self._inbox.wait()
+                        self._is_idle = False
+
+    def _pick(self) -> Run | Expire | WaitUntil | None:
+        """What is to be done now; what it runs waits no more."""
+        decision = self._batcher.poll(time.monotonic())
+        if isinstance(decision, Run | Expire):
+            for waiting in decision.requests:
+                self._waiting.pop((id(waiting.payload.connection), waiting.payload.message.id), None)
+        return decision
 
     def _run(self, runner: Runner, requests: Sequence[Waiting], taken: float, lane: Lane) -> bool:
         """Answer every request; a batch that fails is halved, so that only the request at fault fails.

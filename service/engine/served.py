@@ -43,7 +43,8 @@ class Pending:
 
     An answer has all outputs in the order of the entry; its id is the message's, which is unique on its connection.
     The connection also takes bytes on the GPU (a torch.Tensor of them) of the outputs whose indices are in `on_gpu`.
-    `within` is the id of the client's request that this is a part of; 0: it is that request.
+    `within` is the id of the client's request that this is a part of; 0: it is that request. Where it `is_alone`, the
+    thread that submits it has nothing else to do for the moment, and may run it.
     """
 
     message: Infer
@@ -51,6 +52,7 @@ class Pending:
     connection: Connection
     on_gpu: frozenset[int] = frozenset()
     within: int = 0
+    is_alone: bool = False
 
     @property
     def root(self) -> int:

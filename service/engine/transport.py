@@ -114,6 +114,16 @@ class FrameReader(Generic[T]):
         """Where the next bytes go; never empty."""
         return memoryview(self._target)[self._filled :]
 
+    def is_alone(self, count: int) -> bool:
+        """Whether one whole frame has come with `count` new bytes, and no part of another. Ask before `received`."""
+        filled = self._filled + count
+        if self._target is not self._scratch:
+            return filled == len(self._target)
+        if filled < PREFIX.size:
+            return False
+        header_size, body_size = PREFIX.unpack_from(self._scratch)
+        return bool(PREFIX.size + (header_size & ~LENT) + body_size == filled)
+
     def received(self, count: int) -> Iterator[tuple[T, memoryview]]:
         """Take note of `count` new bytes and yield what is complete."""
         self._filled += count

@@ -99,8 +99,10 @@ class Engine:
         """Queue the parent's word; it is answered with Loaded, LoadFailed or Unloaded."""
         self._orders.put(message)
 
-    def handle(self, message: Infer | Cancel | Took, body: memoryview, connection: Connection) -> None:
-        """One message of a frontend."""
+    def handle(
+        self, message: Infer | Cancel | Took, body: memoryview, connection: Connection, is_alone: bool = False
+    ) -> None:
+        """One message of a frontend; `is_alone` where the calling thread has nothing else to do for the moment."""
         match message:
             case Infer():
                 model = self._holdings.get(message.model, message.version, message.contract)
@@ -108,7 +110,7 @@ class Engine:
                     reason = f"model '{message.model}' version {message.version} is not loaded in this engine"
                     connection.send([(Failure(message.id, Code.NOT_LOADED, reason), ())])
                     return
-                pending = Pending(message, split(body, message.sizes), connection)
+                pending = Pending(message, split(body, message.sizes), connection, is_alone=is_alone)
                 if message.places is not None:
                     self._submit_placed(model, pending)
                     return

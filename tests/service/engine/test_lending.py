@@ -36,7 +36,9 @@ class Engine:
     def beat(self) -> None:
         """It is alive."""
 
-    def handle(self, message: Infer | Cancel | Took, body: memoryview, connection: DataConnection) -> None:
+    def handle(
+        self, message: Infer | Cancel | Took, body: memoryview, connection: DataConnection, is_alone: bool
+    ) -> None:
         with self._changed:
             if isinstance(message, Infer):
                 self.asked.append((message, split(body, message.sizes), connection))
