@@ -1,124 +1,182 @@
-"""Measures whether a service's memory grows under mixed load: the slope of each process's resident memory.
+"""Whether a service's memory grows: each process's, over a million requests of all kinds, and its slope.
 
-    python -m benchmarks.growth --url http://127.0.0.1:8000 --pid $(pgrep -f 'torchere serve' | head -1) --minutes 10
+    python -m benchmarks.growth [--requests 1000000] [--out benchmarks/results/growth.json]
 
-Right requests, wrong ones and clients that leave, on new and on kept connections, to the first model that is ready. The
-first quarter is left out: allocators fill their pools. Knows nothing of the service but its protocol and its processes.
+The suite's models over HTTP with binary tensors and JSON and over gRPC, in turns, by the engine of `torchere bench`, on
+new connections each turn; beside it a few clients that send right requests and wrong ones and leave amid them. The
+first quarter is left out: allocators fill their pools. RSS counts what is shared with other processes in each, PSS its
+part.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import http.client
-import json
+import itertools
 import random
+import shlex
 import socket
+import sys
+import tempfile
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import numpy as np
 
-PAGE_BYTES = 4096
-EVERY_S = 1.0
+from benchmarks.servers import MODELS
+from service.bench.levels import Level
+from service.bench.messages import Protocol
+from service.bench.results import describe_machine, write_results
+from service.bench.run import Terms, measure
+from service.bench.show import Progress
+from service.bench.target import Request, Subject, build_request
+from tests.e2e.running import RunningServer
+
+EVERY_S = 2.0
 SETTLING = 0.25  # of the samples
+TURNS = (("mlp", "http", 64, 8), ("mlp", "grpc", 64, 4), ("cnn", "http", 16, 2), ("mlp", "http-json", 16, 2))
+KINDS = {
+    "parent": "service.cli",
+    "frontend": "service.frontend",
+    "engine": "service.engine.worker",
+    "sidecar": "service.observe.sidecar",
+}
+ANNOYING = 4  # clients
+PATH = "/v2/models/mlp/infer"
 
 
-def resident_mib(pid: int) -> float:
-    """What the process holds of the machine's memory; 0 where it has ended."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES / 2**20
-    except OSError:
-        return 0.0
+@dataclass(slots=True)
+class Samples:
+    """Rows of: seconds, requests so far, and of each process RSS and PSS in MiB."""
+
+    rows: list[list[float]] = field(default_factory=list)
+
+    def slopes(self) -> dict[str, dict[str, float]]:
+        """What is held at the end, and the growth in a million requests after the first quarter."""
+        kept = np.array(self.rows[int(SETTLING * len(self.rows)) :])
+        millions = kept[:, 1] / 1e6
+        found = {}
+        for index, name in enumerate(KINDS):
+            rss, pss = kept[:, 2 + 2 * index], kept[:, 3 + 2 * index]
+            found[name] = {
+                "rss_mib": round(float(rss[-1]), 1),
+                "pss_mib": round(float(pss[-1]), 1),
+                "first_rss_mib": round(self.rows[0][2 + 2 * index], 1),
+                "rss_mib_per_million": round(float(np.polyfit(millions, rss, 1)[0]), 2),
+                "pss_mib_per_million": round(float(np.polyfit(millions, pss, 1)[0]), 2),
+            }
+        return found
 
 
-def family(pid: int) -> dict[int, str]:
-    """The process and its children, by what they run."""
-    found = {pid: "parent"}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
-                words = (stat.parent / "cmdline").read_bytes().decode().split("\0")
-                found[int(stat.parent.name)] = next((word for word in words if word.startswith("service.")), "child")
-        except OSError:
-            continue  # it ended meanwhile
-    return found
+def held_mib(pid: int) -> tuple[float, float]:
+    """RSS and PSS."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    named = {line.split(":")[0]: line.split()[1] for line in lines[1:]}
+    return int(named["Rss"]) / 1024, int(named["Pss"]) / 1024
 
 
-class Load(threading.Thread):
+def sample(server: RunningServer, samples: Samples, pids: Sequence[int], stop: threading.Event) -> None:
+    """Every few seconds, until it is over; a process that ends makes it end too."""
+    began = time.monotonic()
+    while not stop.wait(EVERY_S):
+        count = server.metric("torchere_requests_total")
+        held = itertools.chain.from_iterable(map(held_mib, pids))
+        samples.rows.append([round(time.monotonic() - began, 1), count, *(round(each, 2) for each in held)])
+
+
+class Annoying(threading.Thread):
     """One client that sends whatever comes to its mind until it is told to stop."""
 
-    def __init__(self, url: str, model: str, body: bytes, stop: threading.Event, seed: int) -> None:
+    def __init__(self, url: str, payload: bytes, stop: threading.Event, seed: int) -> None:
         super().__init__(daemon=True)
-        self.count = 0
         self._address = (urlsplit(url).hostname or "127.0.0.1", urlsplit(url).port or 80)
-        self._path = f"/v2/models/{model}/infer"
-        self._body = body
-        self._stop = stop
+        self._head, _, self._body = payload.partition(b"\r\n\r\n")
+        self._stop_event = stop
         self._chance = random.Random(seed)
 
     def run(self) -> None:
         connection = http.client.HTTPConnection(*self._address, timeout=30)
-        while not self._stop.is_set():
+        while not self._stop_event.is_set():
             draw = self._chance.random()
-            if draw < 0.02:
+            if draw < 0.2:
                 self._leave()
-            elif draw < 0.04:
+            elif draw < 0.3:
                 connection.close()
             wrong = self._body[: self._chance.randrange(len(self._body))]
             try:
-                connection.request("POST", self._path, self._body if draw < 0.8 else wrong)
+                connection.request("POST", PATH, wrong)
                 connection.getresponse().read()
-                self.count += 1
             except (OSError, http.client.HTTPException):
                 connection.close()
+            time.sleep(0.01)  # the others are to come to a million
 
     def _leave(self) -> None:
         with socket.create_connection(self._address, timeout=30) as left:
-            head = f"POST {self._path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(self._body)}\r\n\r\n".encode()
-            left.sendall(head + self._body[: self._chance.choice([0, 10, len(self._body)])])
+            whole = self._head + b"\r\n\r\n" + self._body
+            left.sendall(whole[: self._chance.choice([10, len(self._head) + 10, len(whole)])])
 
 
-def example(url: str) -> tuple[str, bytes]:
-    """A ready model with a right request: the server's own example of it."""
-    address = (urlsplit(url).hostname or "127.0.0.1", urlsplit(url).port or 80)
-    connection = http.client.HTTPConnection(*address, timeout=30)
-    connection.request("GET", "/openapi.json")
-    document = json.loads(connection.getresponse().read())
-    for path, operations in document["paths"].items():
-        if path.startswith("/v2/models/") and path.endswith("/infer") and "{" not in path:
-            content = operations["post"]["requestBody"]["content"]["application/json"]
-            return path.split("/")[3], json.dumps(content["example"]).encode()
-    raise SystemExit("no model of this server is ready")
+def press(requests: Sequence[Request], server: RunningServer, wanted: int) -> None:
+    """Turn after turn, until so many requests were answered."""
+    while True:
+        for request, (model, protocol, concurrency, windows) in zip(requests, TURNS, strict=True):
+            terms = Terms(warm_up_s=0.2, window_s=1.0, max_windows=windows, steady_spread=0.0)
+            with Progress(f"{model}, {protocol}") as progress:
+                asyncio.run(measure(request, [Level(concurrency)], terms, progress))
+            if server.metric("torchere_requests_total") >= wanted:
+                return
+
+
+def run(given: argparse.Namespace) -> Samples:
+    samples, stop = Samples(), threading.Event()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        flags = ("--startup", "wait", "--frontends", str(given.frontends))
+        with RunningServer(MODELS, given.cache or folder / "cache", folder, *flags) as server:
+            pids = [server.process.pid, *(server.children(module)[0] for module in list(KINDS.values())[1:])]
+            requests = []
+            for model, protocol, _, _ in TURNS:
+                url = f"127.0.0.1:{server.grpc_port}" if protocol == "grpc" else server.http
+                requests.append(build_request(Subject(url, model, cast(Protocol, protocol))))
+            others: list[threading.Thread] = [
+                Annoying(server.http, requests[0].target.payload, stop, seed) for seed in range(ANNOYING)
+            ]
+            others.append(threading.Thread(target=sample, args=(server, samples, pids, stop), daemon=True))
+            for other in others:
+                other.start()
+            press(requests, server, given.requests)
+            stop.set()
+            for other in others:
+                other.join()
+    return samples
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--pid", type=int, required=True, help="of the service's parent process")
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--requests", type=int, default=1_000_000)
+    parser.add_argument("--frontends", type=int, default=1)
+    parser.add_argument("--cache", type=Path, help="of compiled models, to start sooner")
+    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    model, body = example(given.url)
-    stop, processes = threading.Event(), family(given.pid)
-    clients = [Load(given.url, model, body, stop, seed) for seed in range(given.clients)]
-    for client in clients:
-        client.start()
-    began, samples = time.monotonic(), []
-    while time.monotonic() < began + 60 * given.minutes:
-        time.sleep(EVERY_S)
-        samples.append([time.monotonic() - began, *map(resident_mib, processes)])
-    stop.set()
-    kept = np.array(samples[int(SETTLING * len(samples)) :])
-    count = sum(client.count for client in clients)
-    print(f"{model}: {count} requests in {given.minutes:g} min, {count / (60 * given.minutes):.0f}/s")
-    print("| process | MiB at the end | growth, MiB/h | bytes per request |")
-    print("|---|---|---|---|")
-    for column, name in enumerate(processes.values(), start=1):
-        slope = float(np.polyfit(kept[:, 0], kept[:, column], 1)[0])
-        per_request = slope * 2**20 / (count / (60 * given.minutes))
-        print(f"| {name} | {kept[-1, column]:.1f} | {3600 * slope:+.1f} | {per_request:+.2f} |")
+    machine = describe_machine()
+    samples = run(given)
+    slopes, (seconds, count, *_) = samples.slopes(), samples.rows[-1]
+    print(f"{count:,.0f} requests in {seconds:.0f} s")
+    print("| process | RSS, MiB | PSS, MiB | RSS, MiB in a million requests | PSS |")
+    print("|---|---|---|---|---|")
+    for name, each in slopes.items():
+        growth = f"{each['rss_mib_per_million']:+.2f} | {each['pss_mib_per_million']:+.2f}"
+        print(f"| {name} | {each['rss_mib']} | {each['pss_mib']} | {growth} |")
+    if given.out is not None:
+        command = shlex.join(["python", "-m", "benchmarks.growth", *sys.argv[1:]])
+        content = {"command": command, "machine": machine, "requests": count, "processes": slopes}
+        write_results(given.out, {**content, "columns": ["s", "requests", *KINDS], "samples": samples.rows})
 
 
 if __name__ == "__main__":
