@@ -51,7 +51,9 @@ class Engine:
     def beat(self) -> None:
         """It is alive."""
 
-    def handle(self, message: Infer | Cancel | Took, body: memoryview, connection: DataConnection) -> None:
+    def handle(
+        self, message: Infer | Cancel | Took, body: memoryview, connection: DataConnection, is_alone: bool
+    ) -> None:
         if not isinstance(message, Infer):
             self.cancelled += 1
             return
