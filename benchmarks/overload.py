@@ -151,6 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-ms", type=float, default=20.0, help="that a batch of 8 takes")
     parser.add_argument("--times", type=float, default=10.0, help="what comes, in peaks")
+    parser.add_argument("--deadline-batches", type=float, default=5.0, help="that a request grants, where it says so")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -160,7 +161,7 @@ def main() -> None:
         models = repository(folder / "models", given.batch_ms / 1000)
         with RunningServer(models, folder / "cache", folder, "--startup", "wait", "--device", "cpu") as server:
             for protocol in ("http", "grpc"):
-                for deadline_s in (0.0, 10 * given.batch_ms / 1000):
+                for deadline_s in (0.0, given.deadline_batches * given.batch_ms / 1000):
                     rows.append(overload(server, protocol, deadline_s, given))
                     print(msgspec.json.encode(rows[-1]).decode(), flush=True)
     if given.out is not None:

@@ -21,11 +21,13 @@ from service.observe.traceparent import TRACEPARENT
 from service.observe.watching import Watcher, fields_of
 from service.rpc.errors import Context, refuse
 from service.rpc.familiar import Familiar, Found
+from service.rpc.margin import Margin
 from service.template import Templates
 from service.timing import ASK
 
 CALL = "/inference.GRPCInferenceService/ModelInfer"
 SPECIAL = frozenset((TRACEPARENT, ASK.decode()))  # metadata that changes what is done
+CLOCKS_S = 0.005  # a call that ends so long before its deadline was ended by it: clocks and timers differ
 
 Usual = Callable[[ModelInferRequest, Context], Awaitable[ModelInferResponse]]
 
@@ -56,6 +58,7 @@ class InferLane(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in
         self._templates = templates
         self._usual = usual
         self._watcher = watcher
+        self._margin = Margin()
         self._handler = grpc.unary_unary_rpc_method_handler(self._answer)  # without (de)serializers: bytes
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
@@ -75,12 +78,17 @@ class InferLane(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in
             return answer.SerializeToString()
         under = Under(found)
         left_s = context.time_remaining()
-        deadline = None if left_s is None else arrived + left_s
+        deadline = None if left_s is None else arrived + self._margin.within(left_s)
         sent = self._templates.send(found.form.template, found.tensors, arrived, under, deadline)
         try:
-            return await under.answer
+            message = await under.answer
+            if left_s is not None:
+                self._margin.kept()
+            return message
         except asyncio.CancelledError:
             sent.cancel()  # nobody waits for the answer: what still waits in a queue need not run
+            if left_s is not None and time.monotonic() >= arrived + left_s - CLOCKS_S:
+                self._margin.missed()
             raise
         except Exception as error:
             request = replace(found.form.template.request, id=found.id)
