@@ -154,7 +154,7 @@ class LargeClients(Clients):
 
 
 def binary_request(model: str, rows: Any) -> bytes:
-    data = rows.tobytes()
+    data: bytes = rows.tobytes()
     x = {"name": "x", "datatype": "FP32", "shape": rows.shape, "parameters": {"binary_data_size": len(data)}}
     text = json.dumps({"inputs": [x], "parameters": {"binary_data_output": True}}).encode()
     head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text) + len(data)}\r\n"
