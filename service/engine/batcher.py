@@ -97,6 +97,11 @@ class Batcher:
         """How many rows wait."""
         return self._queue.rows
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many rows wait as the largest batch takes that is worth running."""
+        return self._queue.rows >= self.latency.largest and self.policy.max_batch_size > 0
+
     def measured(
         self, seconds: Mapping[int, float], padded: Mapping[Sizes, Mapping[int, float]] = MappingProxyType({})
     ) -> None:

@@ -77,7 +77,8 @@ class OverlappedModel(ServedModel):
     def _take(self, instance: Instance) -> Run | Expire | Flight | None:
         """Wait for something to do; None when closing and all is done.
 
-        While the device computes, nobody listens to what arrives before a full batch would have to be laid.
+        While the device computes, nobody listens to what arrives before a full batch would have to be laid. One that
+        waits already is laid at once: nothing more could join it.
         """
         largest = max(1, self.entry.max_batch_size)
         while True:
@@ -88,7 +89,7 @@ class OverlappedModel(ServedModel):
                     if instance.failed:
                         return instance.failed.pop()
                     pause = instance.foresight.prepares_at(largest) - time.monotonic()
-                    if pause <= 0:
+                    if pause <= 0 or self._batcher.is_full:
                         found, is_over = self._poll(instance)
                         if found is not None or is_over:
                             return found

@@ -1,13 +1,15 @@
 """On a device that computes on its own the next batch is under way before one has landed; all are answered once."""
 
 import threading
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from service.engine.foresight import Foresight
 from service.engine.messages import Failure, Infer, Result
 from service.engine.overlapped import OverlappedModel
 from service.engine.served import Pending
@@ -27,8 +29,11 @@ class Late(Runner):
         self.launched = threading.Semaphore(0)
         self.under_way = self.most = 0
         self.refuses = False
+        self.meanwhile: list[Callable[[], None]] = []  # happens while a batch is launched
 
     def launch(self, laid: Laid, stays: Collection[int] = ()) -> Launched:
+        if self.meanwhile:
+            self.meanwhile.pop()()
         if self.refuses:
             return self.compute(laid) and pytest.fail("it fails")
         self.under_way += 1
@@ -110,6 +115,25 @@ def test_only_the_request_at_fault_fails_though_others_are_under_way(value: floa
     assert isinstance(failure, Failure)
     assert failure.code == Code.FAILED
     assert bench.counter.running == 0
+
+
+def test_a_full_batch_that_waits_is_launched_though_the_device_is_busy_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def submit_more() -> None:
+        for identity in range(1, 5):
+            bench.submit(identity, identity)
+
+    later = time.monotonic() + 100 * PATIENCE_S
+    monkeypatch.setattr(Foresight, "prepares_at", lambda self, rows: later if self._ends else 0.0)
+    bench = Bench(max_batch_size=4, buckets=(1, 2, 4))
+    bench.runner.meanwhile.append(submit_more)
+    bench.submit(0, 0)
+    for _ in range(2):
+        assert bench.runner.launched.acquire(timeout=PATIENCE_S)
+    bench.close()
+    assert bench.outputs() == {identity: 2 * identity for identity in range(5)}
+    assert [rows for rows, _ in bench.counter.batches] == [1, 4]
 
 
 def test_a_batch_that_cannot_be_launched_is_run_in_halves() -> None:
