@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import threading
@@ -90,6 +91,7 @@ def test_digits_served_from_the_gpu(tmp_path: Path, backend: str) -> None:
         (model,) = server.get("/v1/models")[1]["entries"]
         assert (model["device"], model["backend"]) == ("cuda:0", backend)
         ask_all(server, samples, want)
+        tell_of_the_card(server)
         server.kill("service.engine.worker")
         server.wait_for(lambda: server.get("/v2/health/ready")[0] != 200, "the death to be noticed")
         server.wait_until_ready()
@@ -109,6 +111,16 @@ def ask_all(server: RunningServer, samples: np.ndarray[Any, Any], want: np.ndarr
     with RpcClient(f"127.0.0.1:{server.grpc_port}") as client, ThreadPoolExecutor(16) as pool:
         rows = pool.map(lambda image: client.infer("digits", {"image": image[None]})["probabilities"][0], samples)
         np.testing.assert_allclose(np.array(list(rows)), want, atol=1e-3)
+
+
+def tell_of_the_card(server: RunningServer) -> None:
+    """Where the driver's library is there, the metrics have the card."""
+    if importlib.util.find_spec("pynvml") is None:
+        return
+    used, total = (server.metric(f"torchere_gpu_memory_{which}_bytes") for which in ("used", "total"))
+    assert 100e6 < used < total, "a CUDA context alone takes hundreds of megabytes"
+    assert server.metric("torchere_gpu_power_watts") > 1
+    assert server.metric("torchere_model_memory_bytes") > 0
 
 
 def wait_or_tell(server: RunningServer) -> None:
