@@ -159,7 +159,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         models = repository(folder / "models", given.batch_ms / 1000)
-        with RunningServer(models, folder / "cache", folder, "--startup", "wait", "--device", "cpu") as server:
+        flags = ("--startup", "wait", "--device", "cpu", "--frontends", "0")
+        with RunningServer(models, folder / "cache", folder, *flags) as server:
             for protocol in ("http", "grpc"):
                 for deadline_s in (0.0, given.deadline_batches * given.batch_ms / 1000):
                     rows.append(overload(server, protocol, deadline_s, given))

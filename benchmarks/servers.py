@@ -59,7 +59,7 @@ def torchere_server() -> Iterator[Server]:
     """torchere with its defaults, every model compiled before it is measured."""
     with tempfile.TemporaryDirectory() as folder:
         logs = Path(folder)
-        with RunningServer(MODELS, logs / "cache", logs, "--startup", "wait") as server:
+        with RunningServer(MODELS, logs / "cache", logs, "--startup", "wait", "--frontends", "0") as server:
             yield Server(server.http, f"127.0.0.1:{server.grpc_port}", server.process.pid)
 
 

@@ -49,7 +49,13 @@ class RunningServer:
 
     def __enter__(self) -> Self:
         with self.log_file.open("wb") as log:
-            self.process = subprocess.Popen(self._command, stderr=log, stdout=log, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                self._command,
+                stderr=log,
+                stdout=log,
+                stdin=subprocess.DEVNULL,
+                env={"TORCHERE_FRONTENDS": "1", **os.environ},  # the same on any machine; a flag says otherwise
+            )
         try:
             if self._wait:
                 self.wait_until_ready()

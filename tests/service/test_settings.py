@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from service.cores import available_cores, read_quota
 from service.flags import options
+from service.frontends import count_frontends
 from service.settings import PREFIX, Settings, SettingsError, flag, load_settings
 from service.settings_page import configuration_page
 
@@ -48,7 +49,7 @@ def test_defaults_listen_on_this_machine_only() -> None:
 def test_zero_means_what_the_machine_has() -> None:
     settings = load_settings()
     assert settings.threads == available_cores()
-    assert settings.frontends == max(1, available_cores() // 4)
+    assert settings.frontends == count_frontends(available_cores())
     assert load_settings(threads=3, frontends=2).threads == 3
 
 
