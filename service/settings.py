@@ -108,10 +108,7 @@ class Settings(BaseModel):
         description="Where models run: cpu, cuda:0, cuda:1, ...; auto: every GPU, or the CPU where there is none.",
     )
     frontends: int = Field(
-        0,
-        ge=0,
-        le=256,
-        description="Processes that speak HTTP and gRPC; 0: by cores: 1 on two, 2 on four, 4 on eight to nineteen, then a fourth of them.",
+        0, ge=0, le=256, description="Processes that speak HTTP and gRPC; 0: by cores: 1 on two, 2 on four, 4 on eight."
     )
     threads: int = Field(
         0,
