@@ -69,22 +69,25 @@ class Batches:
         self._times: dict[int, Series] = {}  # by rows
         self._waiting: list[Batch] = []
         self._request_count = 0
+        self.is_undecided = False  # whether there is something that was not put off
 
     def add(self, batch: Batch) -> None:
         """Count it, now or when `settle` is called."""
         with self._lock:
             self._waiting.append(batch)
             self._request_count += len(batch[0])
+            self.is_undecided = len(self._waiting) == 1 or self.is_undecided
             count = len(self._waiting)
         if self._later is None or count >= MANY:
             self.settle()
-        elif count == 1:
-            self._later.put_off(self.settle)
 
-    def idle(self) -> None:
-        """Nothing waits for the model: count those batches that few requests shared."""
-        if self._request_count < FEW:
+    def decide(self, *, is_idle: bool) -> None:
+        """Count what was added, or put it off. Where nothing waits, what few requests shared is counted now."""
+        if is_idle and self._request_count < FEW:
             self.settle()
+        elif self.is_undecided and self._later is not None:
+            self.is_undecided = False
+            self._later.put_off(self.settle)
 
     def settle(self) -> None:
         """Count all that were added."""
@@ -93,6 +96,7 @@ class Batches:
         with self._lock:
             waiting, self._waiting = self._waiting, []
             self._request_count = 0
+            self.is_undecided = False
             self._queue.add_all(list(chain.from_iterable([batch[0] for batch in waiting])))
             if len(waiting) > ALONE:
                 self._count_all(waiting)

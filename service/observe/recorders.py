@@ -181,8 +181,8 @@ class BatchRecorder:
     def depth(self, requests: int) -> None:
         """How many requests wait now. Where none does, and few ran, they are counted before this returns."""
         self._depth.words[self._depth.at] = requests
-        if not requests:
-            self._batches.idle()
+        if not requests or self._batches.is_undecided:
+            self._batches.decide(is_idle=not requests)
 
     def loaded(self, device: str, memory_bytes: int, queue_limit: int) -> None:
         """Loading it took so much memory of its device; so many requests may wait for it."""

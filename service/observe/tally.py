@@ -61,6 +61,18 @@ class Tally:
         self.uncounted = len(self._arrived)
         self._is_open = False
 
+    def count_few(self, now: float, began: float) -> None:
+        """The only turn is over, which began then: count its answers, without all that is for many."""
+        arrived, count = self._arrived, len(self._arrived)
+        self._is_open = False
+        self._requests.words[self._requests.at] += count
+        self._rows.words[self._rows.at] += count * self._row_count
+        self._last.words[self._last.at] = int(time.time() * 1000)
+        self._encode.add(int((now - began) / count * 1e9), count)
+        for moment in arrived:
+            self._latency.add(int((now - moment) * 1e9))
+        arrived.clear()
+
     def count(self, milliseconds: int) -> None:
         """Count those of all turns, the last of which was over then, since 1970. No turn is under way."""
         arrived, turns, count = self._arrived, self._turns, self.uncounted
@@ -96,6 +108,9 @@ class Tallies:
 
     def turned(self, is_idle: bool) -> None:
         """All answers of a turn have been added: is nothing under way any more?"""
+        if is_idle and len(self._given) == 1 and not self._ended and self._given[0].given < FEW:
+            self._given.pop().count_few(self._clock(), self._began)
+            return
         if self._given:
             self._end_turn()
         if (is_idle and self._ended_count < FEW) or self._ended_count >= MANY:
