@@ -129,7 +129,7 @@ VALID: list[tuple[str, bytes, dict[str, str]]] = [
     ("/v2/models/double/infer", orjson.dumps({"inputs": [{**TENSOR, "data": ROW}]}), {}),
     ("/v2/models/double/infer", BINARY + bytes(12), {"inference-header-content-length": str(len(BINARY))}),
     ("/v2/models/double/infer", bytes(12), {"inference-header-content-length": "0"}),
-    ("/v2/models/double/infer", gzip.compress(orjson.dumps({"inputs": []})), {"content-encoding": "gzip"}),
+    ("/v2/models/double/infer", gzip.compress(orjson.dumps({"inputs": []}), mtime=0), {"content-encoding": "gzip"}),
     ("/v1/models/double/infer", orjson.dumps({"inputs": {"x": [ROW]}}), {"accept-encoding": "gzip"}),
     ("/v1/models/double/infer", orjson.dumps({"rows": [{"x": ROW}]}), {"server-timing": "1"}),
     ("/v1/models/double/infer", npy(), {"content-type": "application/x-npy", "accept": "application/x-npy"}),
