@@ -180,6 +180,7 @@ class ServedModel:
             self._batcher.finished(decision, time.monotonic() - began if is_sound else None)
         lane.end()
         self._counter.settled(len(decision.requests))
+        self._counter.depth(len(self._batcher))  # counts, now that the answers are on their way
 
     def _next(self) -> Run | Expire | None:
         """Wait for something to do; None when closing and all is done."""
@@ -251,7 +252,6 @@ class ServedModel:
         elements = self._stacker.elements(batch)
         if elements is not None:
             self._counter.padded(*elements)
-        self._counter.depth(len(self._batcher))
         ran = ran_together([item.message.mark for item in pending], taken)
         answers: list[tuple[Result, Sequence[memoryview]]] = []
         for index, item in enumerate(pending):

@@ -147,6 +147,7 @@ class OverlappedModel(ServedModel):
     def _end(self, instance: Instance, run: Run, lane: Lane) -> None:
         lane.end()
         self._counter.settled(len(run.requests))
+        self._counter.depth(len(self._batcher))
         instance.lanes.append(lane)
 
     def _land_all(self, instance: Instance) -> None:

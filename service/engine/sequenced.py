@@ -150,6 +150,7 @@ class SequencedModel:
                         self._run(self._runners[index], run, time.monotonic(), lane)
                         lane.end()
                         self._counter.settled(len(run.turns))
+                        self._counter.depth(self._sequences.waiting)
 
     def _next(self, index: int) -> Run | Expire | Refuse | None:
         """Wait for something to do; None when closing and all is done."""
@@ -216,7 +217,6 @@ class SequencedModel:
         outputs, phases = runner.run(parts, shapes, self._places(run))
         queue_ns = [int((taken - turn.arrived) * 1e9) for turn in run.turns]
         self._counter.batch(queue_ns, phases, len(pending), run.bucket)
-        self._counter.depth(self._sequences.waiting)
         ran = ran_together([item.message.mark for item in pending], taken)
         answers: list[tuple[Result, Sequence[memoryview]]] = []
         for item, row, waited in zip(pending, run.rows, queue_ns, strict=True):

@@ -166,7 +166,7 @@ class BatchRecorder:
         """One batch has run: nanoseconds each request waited, nanoseconds of each phase, its rows and its bucket.
 
         `parts` are of requests that had parts in batches before: their wait was counted with the first. `depth` comes
-        before its requests are answered.
+        when its requests have been answered.
         """
         self._batches.add((queue_ns, phases_ns, rows, bucket, parts))
 
