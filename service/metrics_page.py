@@ -52,10 +52,10 @@ says that the sidecar lives. Dashboards, alerts and what to do about them: [moni
 * **Cost.** `python -m benchmarks.metrics_cost` measures a server that counts every other fifth of a second, under HTTP
   and gRPC at concurrency 64 and 1. The medians of the differences between neighbouring slices, of the rate and of the
   processor time for each request, are in `benchmarks/results/metrics.json` (`counting`), beside the nanoseconds of each
-  count and the milliseconds of a scrape. On two cores that others used meanwhile, counting took 1.3 to 1.8 µs of the
-  39 µs of processor time that a request takes where 64 are under way over HTTP (4 %; the rate fell by 2 to 3 %), and a
-  tenth where there is one at a time, as nothing is in the caches then. A scrape of 100 models and five processes takes
-  20 to 50 ms in the median, by format.
+  count and the milliseconds of a scrape. On two cores, counting took 0.8 to 2.4 µs of the 40 to 50 µs
+  of processor time that a request takes where 64 are under way over HTTP, and lowered the rate by 1.8 to 3.3 % in three
+  runs; one client alone had 4 % fewer answers, as nothing is in the caches then. A scrape of 100 models and five
+  processes takes 20 to 50 ms in the median, by format.
 
 Bounds of the classic buckets: seconds {seconds}; rows {rows}.
 
