@@ -89,13 +89,21 @@ class CompiledLibrary:
 
 
 def is_callable(package: Path) -> bool:
-    """Whether all that the library calls is in it or in torch's C interface."""
-    with zipfile.ZipFile(package) as archive:
+    """Whether all that the library calls is in it or in torch's C interface. Raises RuntimeError where it is none."""
+    with _archive(package) as archive:
         return not any(name.endswith(OTHERS_NODES) for name in archive.namelist())
 
 
+def _archive(package: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(package)
+    except zipfile.BadZipFile as error:
+        reason = f"{package.name} is no package of AOTInductor: {error}: it is to be compiled again"
+        raise RuntimeError(reason) from error
+
+
 def _extract(package: Path, folder: Path) -> Path:
-    with zipfile.ZipFile(package) as archive:
+    with _archive(package) as archive:
         libraries = [entry for entry in archive.infolist() if entry.filename.endswith(".so")]
         if len(libraries) != 1:
             raise RuntimeError(f"{package.name} holds {len(libraries)} libraries: it is to be compiled again")

@@ -31,6 +31,13 @@ class Seen:
     broken: int = 0  # connections
     seconds: list[float] = field(default_factory=list)
 
+    def note(self, wrong: str) -> None:
+        """One answer, and what was wrong with it: "" where nothing was."""
+        if wrong:
+            self.others.append(wrong)
+        else:
+            self.right += 1
+
 
 def http_request(model: str, rows: list[list[float]], **parameters: int) -> bytes:
     x = {"name": "x", "datatype": "FP32", "shape": [len(rows), len(rows[0])], "data": rows}
@@ -52,7 +59,9 @@ def result(body: Any) -> list[float]:
 
 
 class Clients:
-    """Each asks one request after the other until `stop`; no two requests are alike."""
+    """Each asks `poison`, which gives x + 1, one request after the other until `stop`; no two requests are alike."""
+
+    model = "poison"
 
     def __init__(self, http_port: int, grpc_port: int) -> None:
         self.stop = asyncio.Event()
@@ -61,20 +70,17 @@ class Clients:
         self._numbers = itertools.count(1000)
 
     async def over_http(self, seen: Seen) -> None:
-        """`poison` gives x + 1. A connection that breaks is counted, and opened anew."""
+        """A connection that breaks is counted, and opened anew."""
         while not self.stop.is_set():
             reader, writer = await asyncio.open_connection("127.0.0.1", self._http_port)
             try:
                 while not self.stop.is_set():
                     number = next(self._numbers)
                     started = time.monotonic()
-                    writer.write(http_request("poison", [[1, number]]))
-                    status, body = await http_answer(reader)
+                    writer.write(self._request(number))
+                    wrong = await self._hear(reader, number)
                     seen.seconds.append(time.monotonic() - started)
-                    if status == 200 and result(body) == [2.0, number + 1.0]:
-                        seen.right += 1
-                    else:
-                        seen.others.append(f"{status} {body}")
+                    seen.note(wrong)
             except (OSError, asyncio.IncompleteReadError):
                 seen.broken += 1
                 await asyncio.sleep(0.05)
@@ -87,14 +93,26 @@ class Clients:
             while not self.stop.is_set():
                 number = next(self._numbers)
                 try:
-                    answer = await stub.ModelInfer(grpc_request([[1, number]]))
+                    answer = await stub.ModelInfer(grpc_request(self._rows(number), self.model))
                 except grpc.aio.AioRpcError as error:
-                    seen.others.append(f"{error.code()} {error.details()}")
-                    continue
-                if np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [2.0, number + 1.0]:
-                    seen.right += 1
+                    seen.note(f"{error.code()} {error.details()}")
                 else:
-                    seen.others.append(f"wrong: {answer}")
+                    data = answer.raw_output_contents[0]
+                    seen.note("" if self._is_right(data, number) else f"OK, but wrong in {len(data)} bytes")
+
+    def _rows(self, number: int) -> Any:
+        return [[1, number]]
+
+    def _request(self, number: int) -> bytes:
+        return http_request(self.model, self._rows(number))
+
+    async def _hear(self, reader: asyncio.StreamReader, number: int) -> str:
+        """What is wrong with the answer; "" where it is right."""
+        status, body = await http_answer(reader)
+        return "" if status == 200 and result(body) == [2.0, number + 1.0] else f"{status} {body}"
+
+    def _is_right(self, data: bytes, number: int) -> bool:
+        return np.frombuffer(data, np.float32).tolist() == [2.0, number + 1.0]
 
     async def while_asking(self, count: int, seen: Seen, ask: Any, break_it: Callable[[], Awaitable[None]]) -> None:
         """`count` clients ask until `break_it()` has returned."""
@@ -112,45 +130,23 @@ class Clients:
 class LargeClients(Clients):
     """The same for `wide`, whose tensors are large: each is full of its request's number."""
 
+    model = "wide"
     WIDTH = 40_000
 
-    async def over_http(self, seen: Seen) -> None:
-        while not self.stop.is_set():
-            reader, writer = await asyncio.open_connection("127.0.0.1", self._http_port)
-            try:
-                while not self.stop.is_set():
-                    number = next(self._numbers)
-                    writer.write(binary_request("wide", self._row(number)))
-                    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-                    body = await reader.readexactly(int(head.partition("\r\ncontent-length: ")[2].partition("\r\n")[0]))
-                    self._check(seen, number, body[-4 * self.WIDTH :], head.partition("\r\n")[0])
-            except (OSError, asyncio.IncompleteReadError):
-                seen.broken += 1
-                await asyncio.sleep(0.05)
-            finally:
-                writer.close()
-
-    async def over_grpc(self, seen: Seen) -> None:
-        async with grpc.aio.insecure_channel(self._grpc) as channel:
-            stub = GRPCInferenceServiceStub(channel)
-            while not self.stop.is_set():
-                number = next(self._numbers)
-                try:
-                    answer = await stub.ModelInfer(grpc_request(self._row(number), "wide"))
-                except grpc.aio.AioRpcError as error:
-                    seen.others.append(f"{error.code()} {error.details()}")
-                else:
-                    self._check(seen, number, answer.raw_output_contents[0], "OK")
-
-    def _row(self, number: int) -> Any:
+    def _rows(self, number: int) -> Any:
         return np.full((1, self.WIDTH), number, np.float32)
 
-    def _check(self, seen: Seen, number: int, data: bytes, status: str) -> None:
-        values = np.frombuffer(data, np.float32) if len(data) == 4 * self.WIDTH else np.empty(0)
-        if len(values) and (values == number + 1).all():
-            seen.right += 1
-        else:
-            seen.others.append(f"{status} {len(data)} bytes")
+    def _request(self, number: int) -> bytes:
+        return binary_request(self.model, self._rows(number))
+
+    async def _hear(self, reader: asyncio.StreamReader, number: int) -> str:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        body = await reader.readexactly(int(head.partition("\r\ncontent-length: ")[2].partition("\r\n")[0]))
+        is_right = head.split()[1] == "200" and self._is_right(body[-4 * self.WIDTH :], number)
+        return "" if is_right else f"{head.partition(chr(13))[0]}, {len(body)} bytes"
+
+    def _is_right(self, data: bytes, number: int) -> bool:
+        return len(data) == 4 * self.WIDTH and bool((np.frombuffer(data, np.float32) == number + 1).all())
 
 
 def binary_request(model: str, rows: Any) -> bytes:

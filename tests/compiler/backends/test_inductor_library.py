@@ -141,8 +141,12 @@ def test_operators_that_the_library_lacks_are_left_to_torch_s_loader(package: Pa
     assert all(map(torch.equal, answers, CompiledLibrary(package)((x, x))))
 
 
-def test_a_package_that_is_none(tmp_path: Path, package: Path) -> None:
-    empty, garbage = tmp_path / "empty.pt2", tmp_path / "garbage.pt2"
+def test_a_package_that_is_none(tmp_path: Path) -> None:
+    empty, garbage, text = tmp_path / "empty.pt2", tmp_path / "garbage.pt2", tmp_path / "text.pt2"
+    text.write_text("no archive")
+    for refuse in (is_callable, CompiledLibrary):
+        with pytest.raises(RuntimeError, match=r"text\.pt2 is no package of AOTInductor: File is not a zip file"):
+            refuse(text)
     with zipfile.ZipFile(empty, "w") as archive:
         archive.writestr("model/version", "1")
     with pytest.raises(RuntimeError, match=r"empty\.pt2 holds 0 libraries: it is to be compiled again"):
