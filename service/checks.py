@@ -38,8 +38,8 @@ def check_inputs(inputs: tuple[Tensor, ...], entry: Entry) -> int:
     if len(seen) != len(specs) and not entry.optional >= specs.keys() - seen:
         missing = ", ".join(f"'{name}'" for name in specs if name not in seen and name not in entry.optional)
         raise InvalidInput(f"model '{entry.name}': missing input {missing}: its inputs are {_names(entry)}")
-    if entry.batching.pad is not None:
-        read_sizes(entry.batching.pad, [(tensor.name, tensor.shape) for tensor in inputs], entry.name)
+    if entry.pad is not None:
+        read_sizes(entry.pad, [(tensor.name, tensor.shape) for tensor in inputs], entry.name)
     return rows or 1
 
 

@@ -176,7 +176,7 @@ class Control:
 
 def _padded_sizes(entry: Entry) -> dict[str, Any]:
     """`torchere_pad_length: 16, 32, 64`: inputs are padded by the server, which Triton's configuration cannot say."""
-    pad = entry.batching.pad
+    pad = entry.pad
     dims = pad.dims if pad is not None else {}
     return {f"torchere_pad_{name}": {"string_value": ", ".join(map(str, sizes))} for name, sizes in dims.items()}
 

@@ -18,7 +18,7 @@ def fill_inputs(inputs: tuple[Tensor, ...], entry: Entry, rows: int) -> tuple[Te
 
     A mask that was left out lets all of the request count.
     """
-    given, pad = {tensor.name for tensor in inputs}, entry.batching.pad
+    given, pad = {tensor.name for tensor in inputs}, entry.pad
     sizes = read_sizes(pad, [(tensor.name, tensor.shape) for tensor in inputs], entry.name) if pad is not None else {}
     filled = []
     for spec in entry.inputs:

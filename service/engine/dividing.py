@@ -13,6 +13,7 @@ from msgspec import structs
 from service.engine.marks import ran_in_parts
 from service.engine.messages import Failure, Result
 from service.engine.served import Pending
+from service.errors import Code
 
 Answer = tuple[Result | Failure, Sequence[memoryview]]
 
@@ -76,7 +77,21 @@ class Divided:
             self._parts.append((message, blobs))
             self._rows += message.shapes[0][0]
             self._is_over = self._rows == self._pending.message.rows
-            return join(self._pending.message.id, self._parts) if self._is_over else None
+            if not self._is_over:
+                return None
+            return self._misfit() or join(self._pending.message.id, self._parts)
+
+    def _misfit(self) -> Answer | None:
+        """The answer where the parts have outputs of different sizes, as some models cut theirs by what is in them."""
+        sizes = {tuple(shape[1:] for shape in result.shapes) for result, _ in self._parts}
+        if len(sizes) == 1:
+            return None
+        message, most = self._pending.message, max(result.shapes[0][0] for result, _ in self._parts)
+        reason = (
+            f"model '{message.model}' gave outputs of other sizes for some rows of this request than for others, as it "
+            f"runs in parts: send at most {most} rows at once"
+        )
+        return Failure(message.id, Code.FAILED, reason), ()
 
 
 def join(request_id: int, parts: Sequence[tuple[Result, Sequence[memoryview]]]) -> Answer:

@@ -225,6 +225,7 @@ class SteppedModel:
         with self._changed:
             job.is_gone = True
             self._jobs.pop(job.key, None)
+            self._inner.pop(job.number, None)  # what only waits in the model is never answered
             self._changed.notify_all()
         if job.waiting is not None:
             self._pool.cancel(job.waiting)

@@ -51,6 +51,7 @@ def inside_of(order: Load) -> Load:
         outputs=steps.model_outputs,
         max_batch_size=manifest.max_batch_size,
         buckets=manifest.buckets,
+        steps=None,
     )
     return structs.replace(order, entry=entry)
 

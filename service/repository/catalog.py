@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from compiler.spec import TensorSpec
+from compiler.spec import Padding, TensorSpec
 from service.errors import NotFound, Unavailable
 from service.repository.config import Batching, ImageInput
 from service.repository.scheduling import Ensemble, Sequencing, Steps
@@ -84,9 +84,16 @@ class Entry(msgspec.Struct, frozen=True):
     @property
     def optional(self) -> set[str]:
         """The inputs that a request may leave out."""
-        pad = self.batching.pad
+        pad = self.pad
         masks = [spec.name for spec in self.inputs if spec.name in pad.masks] if pad is not None else ()
         return {*self.defaults, *masks}
+
+    @property
+    def pad(self) -> Padding | None:
+        """How inputs of requests are padded: not at all where Python makes the model's inputs of them."""
+        steps = self.steps
+        is_made = steps is not None and (steps.preprocess is not None or steps.generate is not None)
+        return None if is_made else self.batching.pad
 
     @property
     def is_on_fallback(self) -> bool:

@@ -2,10 +2,15 @@
 
 from typing import Any
 
-from compiler.spec import TensorSpec
+from msgspec import structs
+
+from compiler.spec import Padding, TensorSpec
+from service.checks import check_inputs
 from service.interface import with_steps
 from service.repository.catalog import Entry
+from service.repository.config import Batching
 from service.repository.scheduling import Generation, Steps
+from service.tensors import Tensor, pack_bytes
 from tests.fakes import IMAGE_ENTRY, entry
 
 TEXT, ONE, ANSWER = (
@@ -49,3 +54,13 @@ def test_pictures_and_labels_belong_to_the_tensors_that_are_still_seen() -> None
     assert (bool(after.images), after.labels) == (True, {})
     before = seen(picture(preprocess=(TEXT,)))
     assert (bool(before.images), bool(before.labels)) == (False, True)
+
+
+def test_what_python_makes_the_models_inputs_of_is_not_padded() -> None:
+    pad = Padding({"length": (4, 8)}, {"text": {1: "length"}, "mask": {1: "length"}}, masks=("mask",))
+    ids, mask = TensorSpec("text", "INT64", (-1, -1)), TensorSpec("mask", "INT64", (-1, -1))
+    described = entry(inputs=(ids, mask), batching=Batching(pad=pad))
+    before = with_steps(structs.replace(described, steps=Steps(preprocess=(TensorSpec("text", "BYTES", (-1,)),))))
+    assert (before.pad, before.optional, before.batching.pad) == (None, set(), pad)
+    assert check_inputs((Tensor("text", "BYTES", (2,), pack_bytes([b"a", b"b"])),), before) == 2
+    assert with_steps(structs.replace(described, steps=Steps(postprocess=(ANSWER,)))).pad == pad

@@ -63,6 +63,20 @@ def test_the_first_failure_is_the_answer_and_the_only_one() -> None:
     assert repr(subject) == "<Divided 0 of 10 rows answered>"
 
 
+def test_parts_whose_outputs_have_other_sizes_make_no_whole() -> None:
+    connection, over = FakeConnection(), list[int]()
+    subject = divided(connection, over)
+    first, second = subject.part(0, 6), subject.part(6, 4)
+    shorter = Result(second.message.id, ((4, 1),), (16,), (1, 1, 1, 1, 1), 4, 4)
+    subject.send([answer(first), (shorter, [memoryview(bytes(16))])])
+    failure, blobs = connection.answers[7]
+    assert isinstance(failure, Failure)
+    assert (failure.code, list(blobs), over) == (Code.FAILED, [], [1])
+    assert failure.message.endswith(
+        "for some rows of this request than for others, as it runs in parts: send at most 6 rows at once"
+    )
+
+
 def test_a_large_request_is_answered_by_the_batches_of_its_parts() -> None:
     bench = Bench()
     bench.submit(1, [[value] * 3 for value in range(20)])

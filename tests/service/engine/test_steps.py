@@ -104,6 +104,17 @@ def test_a_process_that_died_while_idle_costs_no_request(shared: Bench) -> None:
     assert shared.ask("ab") == ["ab=4"]
 
 
+def test_what_a_client_left_in_the_models_queue_is_let_go_of(make: Make) -> None:
+    bench = make({"postprocess.py": POSTPROCESS})
+    bench.inside.hold()
+    sent = bytearray(np.ones((1, 3), np.float32).tobytes())
+    message = Infer(1, "double", "1", 1, ((1, 3),), (len(sent),))
+    bench.model.submit(Pending(message, [memoryview(sent)], bench.replies), time.monotonic())
+    bench.model.cancel(bench.replies, 1)
+    assert not bench.inside.waiting
+    sent.append(0)  # not while anybody has a view of it
+
+
 def test_a_step_that_hangs_is_ended(make: Make) -> None:
     bench = make(python={"timeout_s": 0.5, "processes": 2})
     bench.submit(1, "hang")
