@@ -28,6 +28,7 @@ from service.engine.lending import Lender
 from service.engine.link import FrameProtocol, inherited_socket
 from service.engine.messages import Answer, Configure, Drain, Followed, Shared, Snapshot, Started, StartFailed
 from service.extensions import Extensions
+from service.looking_loop import LookingLoop
 from service.observe.logs import follow_log_settings, set_up_logging
 from service.observe.recorders import RequestRecorder
 from service.observe.store import process_store
@@ -108,6 +109,7 @@ class Frontend:
             match await self._orders.get():
                 case Configure() as configure:  # it listens when it knows the models: before, it would deny them
                     self._engines.lender = _make_lender(configure)
+                    self._engines.looking = _make_looking(configure)
                 case Snapshot(entries, engines, shared, is_leaving):
                     # Engines first: an entry that reads READY must find its engine.
                     await self._engines.follow(engines)
@@ -243,6 +245,12 @@ def _make_lender(configure: Configure) -> Lender | None:
     except OSError as error:
         log.warning("no memory can be shared with engines, so that large tensors take longer: %s", error)
         return None
+
+
+def _make_looking(configure: Configure) -> LookingLoop | None:
+    """What keeps the loop awake while one client is alone; None: nothing does."""
+    limit_us = int(Settings.model_validate_json(configure.settings).busy_poll_us)
+    return LookingLoop(limit_us) if limit_us else None
 
 
 def _rpc_options(

@@ -52,7 +52,7 @@ from service.observe.store import process_store
 from service.registrar import Registrar
 from service.repository.catalog import Catalog
 from service.settings import Settings
-from service.startup import StartupError, address_of, bind, check_access, check_devices
+from service.startup import StartupError, address_of, bind, check_access, check_devices, choose_by_machine
 
 log = logging.getLogger("torchere.parent")
 
@@ -65,7 +65,7 @@ class Server:
     def __init__(self, settings: Settings, metrics_directory: Path, on_settled: Callable[[Server], None]) -> None:
         devices = detect_devices() if settings.device == "auto" else (settings.device,)
         self.addresses: dict[str, str] = {}
-        self._settings = settings
+        self._settings = choose_by_machine(settings, devices)
         self._metrics_directory = metrics_directory
         self._on_settled = on_settled
         self._devices = devices
@@ -221,6 +221,7 @@ class Server:
                     self._settings.threads,
                     str(path),
                     batch_timeout_s=self._settings.batch_timeout_s,
+                    busy_poll_us=int(self._settings.busy_poll_us),
                 ),
                 SetLogging(self._registrar.shared.log),
                 *self._memory.orders(slot),

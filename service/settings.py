@@ -19,6 +19,7 @@ from typing import Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from service import access, tracing_settings
+from service.busy_poll_settings import BusyPoll
 from service.cores import available_cores
 from service.failure_settings import BatchTimeout, DrainDelay, DrainTimeout, RerunTimeout
 from service.frontends import count_frontends
@@ -116,6 +117,7 @@ class Settings(BaseModel):
         le=1024,
         description="Threads that compute one batch on the CPU; 0: one for every core. Small models run on one.",
     )
+    busy_poll_us: BusyPoll = "auto"
     compile_jobs: int = Field(
         1,
         ge=1,
@@ -217,12 +219,8 @@ def load_settings(config_file: Path | None = None, **given: Any) -> Settings:
     except ValueError as error:
         raise SettingsError(str(error)) from error
     cores = available_cores()
-    return settings.model_copy(
-        update={
-            "frontends": settings.frontends or count_frontends(cores),
-            "threads": settings.threads or cores,
-        }
-    )
+    found = {"frontends": settings.frontends or count_frontends(cores), "threads": settings.threads or cores}
+    return settings.model_copy(update=found)
 
 
 def flag(name: str) -> str:

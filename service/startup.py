@@ -12,6 +12,8 @@ import msgspec
 
 from compiler.errors import CompileError
 from compiler.target import detect_target
+from service.busy_poll import choose_busy_poll_us
+from service.cores import available_cores
 from service.ports import listening_sockets, probe_port
 from service.security import TokenFile, TokenFileError
 from service.settings import Settings
@@ -31,6 +33,12 @@ def check_devices(devices: Sequence[str]) -> None:
     if len(targets) > 1:
         names = ", ".join(sorted(target.name for target in targets))
         raise StartupError(f"the GPUs of this machine differ ({names}): choose one with --device cuda:0")
+
+
+def choose_by_machine(settings: Settings, devices: Sequence[str]) -> Settings:
+    """The settings with what depends on cores and devices together."""
+    looks_us = choose_busy_poll_us(settings.busy_poll_us, available_cores(), settings.frontends, devices)
+    return settings.model_copy(update={"busy_poll_us": str(looks_us)})
 
 
 def check_access(settings: Settings) -> None:

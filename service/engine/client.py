@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from service.engine import blackbox
-from service.engine.affinity import weight
+from service.engine.affinity import follow_sequence
 from service.engine.lending import LENT_BYTES, Dropped, FrontendEnd, Lender, Returned
 from service.engine.link import FrameProtocol
 from service.engine.messages import Cancel, EngineAddress, Failure, Infer, Result, Took
@@ -21,7 +21,8 @@ from service.engine.rerun import Aftermath, EngineGone, look_back
 from service.engine.resend import Resender
 from service.engine.responses import TELL_EVERY, Answer, Stream, Waiter
 from service.engine.transport import FrameTemplate, frame, lent_frame, split
-from service.errors import NotLoaded, UnknownSequence, from_inside
+from service.errors import NotLoaded, from_inside
+from service.looking_loop import LookingLoop
 
 log = logging.getLogger("torchere.frontend")
 
@@ -33,11 +34,16 @@ class EngineClient:
     handed out: is nothing under way any more?"""
 
     def __init__(
-        self, address: EngineAddress, settle: Callable[[bool], None] = lambda _: None, lender: Lender | None = None
+        self,
+        address: EngineAddress,
+        settle: Callable[[bool], None] = lambda _: None,
+        lender: Lender | None = None,
+        looking: LookingLoop | None = None,
     ) -> None:
         self.address = address
         self._settle = settle
         self._lender = lender
+        self._looking = looking
         self._memory: FrontendEnd | None = None
         self._pending: dict[int, Waiter] = {}
         self._streams: dict[int, Stream] = {}
@@ -95,12 +101,16 @@ class EngineClient:
             self._protocol.send_buffers(frame.lent(number, body, deadline))
         else:
             self._protocol.send_buffers([frame.begin(number, deadline), *blobs])
+        if self._looking is not None:
+            self._looking.asked(self.outstanding)
         return self._withdraw
 
     def _ask(self, protocol: FrameProtocol[Result | Failure | Dropped], message: Infer, blobs: Blobs) -> None:
         """Send a request, what is large of it by way of shared memory."""
         body = self._memory.lend(message.id, blobs) if self._memory is not None else None
         protocol.send_buffers(frame(message, blobs) if body is None else lent_frame(message, body))
+        if self._looking is not None:
+            self._looking.asked(self.outstanding)
 
     def _return(self, message: Returned) -> None:
         """Of what the engine has lent, this is seen no more."""
@@ -135,9 +145,14 @@ class EngineClient:
             Result | Failure | Dropped,  # type: ignore[arg-type]
             self._answered,
             self._lost,
-            lambda: self._settle(not self.outstanding),
+            self._settled,
             self._memory.read if self._memory is not None else None,
         )
+
+    def _settled(self) -> None:
+        self._settle(not self.outstanding)
+        if self._looking is not None:
+            self._looking.answered(self.outstanding)
 
     def close(self) -> None:
         if self._protocol is not None:
@@ -192,6 +207,7 @@ class EngineClients:
 
     def __init__(self, settle: Callable[[bool], None] = lambda _: None) -> None:
         self.lender: Lender | None = None  # set before there are any
+        self.looking: LookingLoop | None = None  # as well
         self._settle = settle
         self._clients: dict[EngineAddress, EngineClient] = {}
         self.resender = Resender(self._send)
@@ -205,7 +221,7 @@ class EngineClients:
             self._clients.pop(address).retire()
         for address in addresses:
             if address not in self._clients:
-                client = EngineClient(address, self._settle, self.lender)
+                client = EngineClient(address, self._settle, self.lender, self.looking)
                 try:
                     await client.connect()
                 except OSError as error:
@@ -256,7 +272,7 @@ class EngineClients:
     async def _send(self, message: Infer, blobs: Blobs) -> Answer:
         if message.sequence is None:
             return await self._choose(message).infer(message, blobs)
-        return await _follow_sequence(self._usable(message), message, blobs)
+        return await follow_sequence(self._usable(message), message, blobs)
 
     def _choose(self, message: Infer) -> EngineClient:
         return min(self._usable(message), key=lambda client: client.outstanding)
@@ -268,20 +284,6 @@ class EngineClients:
         if not usable:
             raise _absent()
         return usable
-
-
-async def _follow_sequence(usable: Sequence[EngineClient], message: Infer, blobs: Blobs) -> Answer:
-    """Run `message` where its sequence lives: on the same engine, whichever frontend asks.
-
-    One that began while its engine was away lives on the next, so each is asked before it is unknown.
-    """
-    unknown: list[UnknownSequence] = []
-    for client in sorted(usable, key=lambda client: weight(message, client.address.device), reverse=True):
-        try:
-            return await client.infer(message, blobs)
-        except UnknownSequence as error:
-            unknown.append(error)
-    raise unknown[0]
 
 
 def _absent() -> NotLoaded:

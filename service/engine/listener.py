@@ -10,12 +10,14 @@ import os
 import select
 import socket
 import threading
+import time
 from array import array
 from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
 
+from service.busy_poll import Vigil
 from service.engine.arena import Guest
 from service.engine.lending import EngineEnd, Hello, Returned
 from service.engine.link import OutgoingBuffers
@@ -30,6 +32,7 @@ SOCKET_BUFFER_BYTES = (
 
 
 BEAT_S = 1.0  # at least so often, with nothing to read
+AT_ONCE = 64  # connections that are read in one turn
 FILES_BYTES = socket.CMSG_SPACE(2 * array("i").itemsize)
 
 Data = Infer | Cancel | Took | Hello | Returned
@@ -66,6 +69,8 @@ class DataConnection:
 
     def send(self, answers: Sequence[tuple[Result | Failure, Sequence[memoryview]]]) -> None:
         """Write the answers in one go."""
+        if threading.get_ident() == self._listener.thread:
+            self._listener.has_answered = True
         make = frame if self.memory is None else self.memory.frame
         self._send(joined([buffer for message, blobs in answers for buffer in make(message, blobs)]))
 
@@ -125,10 +130,20 @@ class DataConnection:
 
 
 class Listener:
-    """Accepts frontends on a Unix socket and reads from all of them in one thread."""
+    """Accepts frontends on a Unix socket and reads from all of them in one thread.
 
-    def __init__(self, path: str, receiver: Receiver) -> None:
+    Where `busy_poll_us` is not None, only what did not wait already is called alone; and after such a request that was
+    answered by the thread that reads, this looks for the next one for so long. After others it sleeps: whoever runs
+    them needs Python's lock, and to be let in takes as long as to be woken.
+    """
+
+    def __init__(self, path: str, receiver: Receiver, busy_poll_us: int | None = None) -> None:
         self._receiver = receiver
+        self._vigil = Vigil(1000 * busy_poll_us) if busy_poll_us is not None else None
+        self._is_calm = True  # nothing waited when this thread came back to read
+        self.thread = 0
+        self.has_answered = False  # in this thread, since it read last
+        self.looks = 0  # in vain
         self._poll = select.epoll()  # without `selectors`, whose objects cost as much as the call
         self._connections: dict[int, DataConnection] = {}
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -151,9 +166,10 @@ class Listener:
         self._wake.send(b"w")
 
     def _read_all(self) -> None:
+        self.thread = threading.get_ident()
         while True:
             self._receiver.beat()
-            ready = self._poll.poll(BEAT_S)
+            ready = self._poll.poll(BEAT_S) if self._vigil is None else self._look(self._vigil)
             if not ready:
                 for idle in self._connections.values():
                     idle.say_dropped()
@@ -165,6 +181,21 @@ class Listener:
                     self._accept()
                 else:
                     self._watch_blocked()
+
+    def _look(self, vigil: Vigil) -> list[tuple[int, int]]:
+        """What is ready, at the latest after a beat."""
+        ready = self._poll.poll(0, AT_ONCE)
+        self._is_calm = not ready
+        if self._is_calm:
+            until = vigil.begin(time.monotonic_ns()) if self.has_answered else 0
+            while not ready and time.monotonic_ns() < until:
+                self.looks += 1
+                ready = self._poll.poll(0, AT_ONCE)
+            ready = ready or self._poll.poll(BEAT_S, AT_ONCE)
+            vigil.end(time.monotonic_ns())
+            self._is_calm = len(ready) == 1
+        self.has_answered = False
+        return ready
 
     def _accept(self) -> None:
         sock, _ = self._listening.accept()
@@ -191,7 +222,7 @@ class Listener:
         """False when the frontend is gone, or does not speak this protocol."""
         try:
             count = connection.receive()
-            is_alone = connection.reader.is_alone(count)
+            is_alone = self._is_calm and connection.reader.is_alone(count)
             for message, body in connection.reader.received(count):
                 self._handle(message, body, connection, is_alone)
             connection.say_dropped()

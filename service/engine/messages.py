@@ -61,8 +61,7 @@ class Took(Message, frozen=True):
 class Result(Message, frozen=True):
     """The outputs of request `id` follow. `batch` rows of requests were run padded to `bucket` rows.
 
-    `phases` are nanoseconds: queue, stack, copy in, compute, copy out.
-    """
+    `phases` are nanoseconds: queue, stack, copy in, compute, copy out."""
 
     id: int
     shapes: tuple[tuple[int, ...], ...]
@@ -125,6 +124,7 @@ class Configure(Message, frozen=True):
     settings: str = ""
     runtime_directory: str = ""
     batch_timeout_s: float = 0.0
+    busy_poll_us: int = 0
 
 
 class Drain(Message, frozen=True):

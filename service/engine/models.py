@@ -29,7 +29,8 @@ from service.runtime.runner import Output, Runner
 from service.traced import ran_together
 
 QUICK_MS = 1.0  # for so long the thread that reads may compute: to wake another takes a tenth of it, or more
-SLOW_S = 0.05  # a batch that took so long once shows that the model is not quick
+SLOW_S = 0.05  # a batch that took so long shows that the model is not quick, or not just now
+REST_S = 10.0  # for so long it is left to its own thread then
 
 
 class ServedModel:
@@ -55,8 +56,9 @@ class ServedModel:
         self._is_idle = False  # the thread of the only instance waits for nothing in particular
         self._is_lent = False  # that instance is run by the thread that submits
         self._was_alone = True  # the last batch was of one request, so that the next one is likely to be
-        self._may_lend = len(runners) == 1 and not device.is_cuda
+        self._may_lend = len(runners) == 1
         self._quick_rows = 0
+        self._slow_until = 0.0
         self._on_broken: Callable[[str], None] = lambda _: None
         self._instances = Instances(entry, len(runners), box, self._serve)
 
@@ -111,7 +113,7 @@ class ServedModel:
                     raise Unavailable(f"model '{self.entry.name}' is being unloaded: try again")
                 self._batcher.add(waiting, is_accepted=message.retry != FIRST)
                 self._waiting[id(pending.connection), message.id] = waiting
-                here = self._borrow(pending)
+                here = self._borrow(pending, now) if pending.is_alone else None
                 if here is None:
                     self._inbox.notify()
         except (Unavailable, InvalidInput) as error:
@@ -121,12 +123,12 @@ class ServedModel:
         if here is not None:
             self._run_here(here)
 
-    def _borrow(self, pending: Pending) -> Run | Expire | None:
+    def _borrow(self, pending: Pending, now: float) -> Run | Expire | None:
         """What this thread shall do itself, in place of the instance's: one small batch where that one is idle."""
         message = pending.message
-        if not (pending.is_alone and self._was_alone and self._is_idle):
+        if not (self._was_alone and self._is_idle) or now < self._slow_until:
             return None
-        if message.rows > self._quick_rows or message.retry != FIRST:
+        if message.rows > self._quick_rows or message.retry != FIRST or message.places is not None:
             return None
         decision = self._pick()
         if not isinstance(decision, Run | Expire):
@@ -139,8 +141,8 @@ class ServedModel:
         self._do(decision, 0)
         with self._inbox:
             self._is_lent = False
-            if time.monotonic() - began > SLOW_S:
-                self._quick_rows = 0
+            if (now := time.monotonic()) - began > SLOW_S:
+                self._slow_until = now + REST_S
             if len(self._batcher) or self._is_closing:
                 self._inbox.notify()
 
@@ -167,7 +169,7 @@ class ServedModel:
             while (decision := self._next()) is not None:
                 self._do(decision, index)
 
-    def _do(self, decision: Run | Expire, index: int) -> None:
+    def _do(self, decision: Run | Expire, index: int, *, tells_time: bool = True) -> None:
         if isinstance(decision, Expire):
             self._fail(decision.requests, Code.DEADLINE, "the request's time ran out while it waited in the queue")
             return
@@ -177,7 +179,7 @@ class ServedModel:
         began = time.monotonic()
         is_sound = self._run(self._runners[index], decision.requests, began, lane)
         with self._inbox:
-            self._batcher.finished(decision, time.monotonic() - began if is_sound else None)
+            self._batcher.finished(decision, time.monotonic() - began if is_sound and tells_time else None)
         lane.end()
         self._counter.settled(len(decision.requests))
         self._counter.depth(len(self._batcher))  # counts, now that the answers are on their way

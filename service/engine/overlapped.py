@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from service.engine.batcher import Expire, Run, WaitUntil
 from service.engine.blackbox import Lane
@@ -20,6 +21,9 @@ from service.engine.models import ServedModel, reply
 from service.engine.stacking import Stack
 from service.errors import Code
 from service.runtime.runner import BATCHES_AT_ONCE, Launched, Runner
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +53,26 @@ class Instance:
 
 
 class OverlappedModel(ServedModel):
-    """As ServedModel, with a second thread for each instance."""
+    """As ServedModel, with a second thread for each instance.
+
+    What comes alone while nothing is under way is launched and waited for by the thread that brings it, in the stream
+    of the instance, whose threads keep off meanwhile.
+    """
+
+    _stream: torch.cuda.Stream | None = None  # of the only instance
 
     def _serve(self, index: int) -> None:
         first = self._instances.lanes[index]
         instance = Instance(threading.current_thread().name, first)
         lander = threading.Thread(target=self._land_all, args=(instance,), name=f"{instance.name} lands", daemon=True)
         lander.start()
-        with self._device.stream():
+        with self._device.stream() as self._stream:
             while (todo := self._take(instance)) is not None:
                 match todo:
                     case Expire(requests):
                         self._fail(requests, Code.DEADLINE, "the request's time ran out while it waited in the queue")
                     case Run():
+                        self._was_alone = len(todo.requests) == 1
                         self._counter.dispatched(todo.reason, len(todo.requests))
                         self._launch(instance, self._runners[index], todo)
                     case Flight():
@@ -85,6 +96,9 @@ class OverlappedModel(ServedModel):
             instance.landed.clear()
             with self._inbox:
                 pause = None
+                if self._is_lent:
+                    self._inbox.wait()
+                    continue
                 if len(instance.flying) < BATCHES_AT_ONCE:
                     if instance.failed:
                         return instance.failed.pop()
@@ -112,8 +126,15 @@ class OverlappedModel(ServedModel):
                 until = when if until is None else min(until, when)
             case None if self._is_closing and not instance.flying and not len(self._batcher):
                 return None, True
+        self._is_idle = until is None and not instance.flying
         self._inbox.wait(None if until is None else max(0.0, until - now))
+        self._is_idle = False
         return None, False
+
+    def _do(self, decision: Run | Expire, index: int, *, tells_time: bool = True) -> None:
+        """All of it in the thread that submits. What it takes there is not what a batch takes the device."""
+        with self._device.within(self._stream):
+            super()._do(decision, index, tells_time=False)
 
     def _launch(self, instance: Instance, runner: Runner, run: Run) -> None:
         taken = time.monotonic()

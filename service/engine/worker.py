@@ -95,6 +95,10 @@ class Engine:
     def __repr__(self) -> str:
         return f"<Engine {self._device!r} {self._holdings!r}>"
 
+    @property
+    def is_beside_gpu(self) -> bool:
+        return self._device.is_cuda
+
     def order(self, message: Load | Unload) -> None:
         """Queue the parent's word; it is answered with Loaded, LoadFailed or Unloaded."""
         self._orders.put(message)
@@ -237,7 +241,8 @@ def main() -> None:
             case Configure():
                 set_up_logging(message.log_format, message.log_level, f"engine {message.device}")
                 engine = Engine(message, link, process_store())
-                Listener(message.socket_path, engine).start()
+                looks = message.busy_poll_us or engine.is_beside_gpu
+                Listener(message.socket_path, engine, message.busy_poll_us if looks else None).start()
                 link.send(Started(os.getpid(), path=message.socket_path))
             case SetLogging(settings):
                 follow_log_settings(settings)

@@ -35,14 +35,19 @@ class Device:
         return f"<Device {self.label}, {torch.get_num_threads()} threads>"
 
     @contextlib.contextmanager
-    def stream(self) -> Iterator[None]:
+    def stream(self) -> Iterator[torch.cuda.Stream | None]:
         """Enter once per instance thread: its own stream, so that instances do not wait for each other's copies."""
         if not self.is_cuda:
-            yield
+            yield None
             return
         torch.cuda.set_device(self.name)
-        with torch.cuda.stream(torch.cuda.Stream(self.name)):  # type: ignore[no-untyped-call]
-            yield
+        stream = torch.cuda.Stream(self.name)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            yield stream
+
+    def within(self, stream: torch.cuda.Stream | None) -> contextlib.AbstractContextManager[None]:
+        """In place of the thread whose stream that is, which gives it nothing meanwhile."""
+        return torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext()
 
     def synchronize(self) -> None:
         """Wait for what the calling thread's stream has been given. Raises RuntimeError where the device has failed."""
