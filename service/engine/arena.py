@@ -140,6 +140,7 @@ class Seen(Bytes):
 
     loan: Loan
     guest: Guest
+    address: int
 
 
 class Guest:
@@ -148,12 +149,13 @@ class Guest:
     def __init__(self, file: int, byte_size: int) -> None:
         """Raises ValueError where `file`, which is left open, is not such memory."""
         self._memory = map_memory(file, byte_size)
+        self._address = address_of(memoryview(self._memory))
         self._byte_size = byte_size
 
     @property
     def span(self) -> tuple[int, int]:
         """Where it is mapped for as long as there is this guest, and how many bytes."""
-        return address_of(memoryview(self._memory)), self._byte_size
+        return self._address, self._byte_size
 
     def __repr__(self) -> str:
         return f"<Guest {self._byte_size} bytes>"
@@ -165,5 +167,5 @@ class Guest:
                 f"{size} bytes from {place} on end beyond the memory that is shared, of {self._byte_size} bytes"
             )
         seen = Seen((size,), np.uint8, self._memory, place)
-        seen.loan, seen.guest = loan, self
+        seen.loan, seen.guest, seen.address = loan, self, self._address + place
         return memoryview(seen)  # type: ignore[arg-type]

@@ -20,7 +20,8 @@ PREFIX = struct.Struct("<IQ")
 SCRATCH_BYTES = 256 * 1024  # one read of a busy socket brings a few hundred small requests
 OWN_BYTES = 32 * 1024  # a frame from here on is read into memory of its own: two copies less, under the lock
 MAX_HEADER_BYTES = 64 * 1024 * 1024  # a snapshot of a thousand models with labels takes a few MB
-JOIN_BYTES = 64 * 1024
+JOIN_BYTES = 64 * 1024  # so much is one buffer, however it came; and also more
+JOIN_PIECE_BYTES = 8 * 1024  # where pieces are smaller than this on average
 LENT = 1 << 31  # added to the header's length
 MAX_ID, MAX_DEADLINE = 2**64 - 1, sys.float_info.max
 FLOAT = struct.Struct(">d")
@@ -53,7 +54,7 @@ def lent_frame(message: msgspec.Struct, body: Sequence[Blob]) -> list[Blob]:
 
 def joined(buffers: list[bytes | bytearray | memoryview]) -> list[bytes | bytearray | memoryview]:
     """The same bytes to write: as one buffer where there are few, for a copy costs less than a piece of a write."""
-    if len(buffers) > 1 and sum(map(len, buffers)) <= JOIN_BYTES:
+    if len(buffers) > 1 and sum(map(len, buffers)) <= max(JOIN_BYTES, JOIN_PIECE_BYTES * len(buffers)):
         return [b"".join(buffers)]
     return buffers
 

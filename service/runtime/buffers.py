@@ -6,16 +6,18 @@ Knows shapes, datatypes and bytes, nothing of requests. One `Staging` belongs to
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import cast
 
+import numpy as np
 import torch
 
 from compiler.datatypes import TORCH_TYPES
 from compiler.spec import ITEM_SIZES, TensorSpec
+from service.runtime.fetching import Fetch, Numbers
 from service.runtime.registered import Registered
 
 MAX_SHAPES = 256  # whose tensors are kept; a model whose sizes are free may be asked for any
@@ -24,13 +26,16 @@ LARGE = 1 << 18  # bytes of a batch: below, looking at each part as a tensor tak
 
 @dataclass(frozen=True, slots=True)
 class Scattered:
-    """Rows of one input in memory from which the GPU copies by itself: bytes, in parts that end at `ends`."""
+    """Rows of one input in memory from which the GPU copies by itself: `filled` bytes, in `parts`, which hold it."""
 
-    parts: Sequence[torch.Tensor]
-    ends: Sequence[int]
+    parts: Sequence[memoryview]
+    addresses: Numbers
+    sizes: Numbers
+    filled: int
     shape: tuple[int, ...]
     dtype: torch.dtype
     nbytes: int
+    fetch: Fetch
     is_cuda: bool = False  # as a tensor that is yet to be brought there
 
 
@@ -42,14 +47,9 @@ def bring(source: Input, target: torch.Tensor) -> None:
     if isinstance(source, torch.Tensor):
         target.copy_(source, non_blocking=True)
         return
-    flat = target.view(-1).view(torch.uint8)
-    *before, last = source.ends
-    if not before:
-        flat[:last].copy_(source.parts[0], non_blocking=True)
-    else:  # one call for all, without the interpreter's lock
-        torch._foreach_copy_(list(flat[:last].tensor_split(before)), list(source.parts), non_blocking=True)
-    if last < len(flat):
-        flat[last:].zero_()
+    source.fetch(source.addresses, source.sizes, target.data_ptr())
+    if source.filled < source.nbytes:
+        target.view(-1).view(torch.uint8)[source.filled :].zero_()
 
 
 class Staging:
@@ -69,8 +69,13 @@ class Staging:
 
     def lay(self, parts: Sequence[memoryview | torch.Tensor], shape: tuple[int, ...]) -> Input:
         """The batch of `shape` for the GPU or the processor; what the parts do not fill is zero."""
-        if self._registered is not None and (seen := _where_they_lie(parts, self._registered)):
-            return Scattered(seen, list(accumulate(map(len, parts))), shape, self._dtype, self._item * math.prod(shape))
+        if self._registered is not None and all(map(_is_plain, parts)):
+            plain = cast(Sequence[memoryview], parts)
+            sizes = np.array([len(part) for part in plain], np.uint64)
+            addresses = np.array([_address(part) for part in plain], np.uint64)
+            if self._registered.cover(addresses, sizes):
+                size, fetch = self._item * math.prod(shape), self._registered.fetch
+                return Scattered(plain, addresses, sizes, int(sizes.sum()), shape, self._dtype, size, fetch)
         return self.pack(parts, shape)
 
     def pack(self, parts: Sequence[memoryview | torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
@@ -113,17 +118,13 @@ class Staging:
         return end
 
 
-def _where_they_lie(parts: Sequence[memoryview | torch.Tensor], registered: Registered) -> list[torch.Tensor]:
-    """The parts as bytes, uncopied; none of them where one is not in memory that is registered."""
-    seen = []
-    for part in parts:
-        if not _is_plain(part):
-            return []
-        look = torch.frombuffer(cast(memoryview, part), dtype=torch.uint8)
-        if not registered.covers(look.data_ptr(), len(part)):
-            return []
-        seen.append(look)
-    return seen
+def _address(part: memoryview) -> int:
+    """Where its bytes lie, of which there is one at least, and which may be written. What is lent whole knows it."""
+    lent = part.obj
+    address: int | None = getattr(lent, "address", None)
+    if address is not None and getattr(lent, "nbytes", 0) == len(part):
+        return address
+    return ctypes.addressof(ctypes.c_char.from_buffer(part))
 
 
 def _is_plain(part: memoryview | torch.Tensor) -> bool:

@@ -94,13 +94,14 @@ class CudaCall:
             nap = 0 if marks.is_woken else self._patience.nap_ns(size, flight.began, time.monotonic_ns())
             if nap:
                 time.sleep(nap / 1e9)
+            is_seen = not (nap and marks.is_over)
             marks.wait()
             now = time.monotonic_ns()
             if marks.is_timed:
                 self._patience.timed(size, now, marks.phases())
         finally:
             self._free.append(marks)
-        self._patience.landed(size, flight.began, now)
+        self._patience.landed(size, flight.began, now, is_seen=is_seen)
         return flight.copies, self._patience.phases(size)
 
     def _launch(
@@ -216,6 +217,11 @@ class _Marks:
     def wait(self) -> None:
         """Until all is done: watching, or, where it `is_woken`, asleep."""
         (self._slept if self.is_woken else self._done).synchronize()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all is done already."""
+        return bool((self._slept if self.is_woken else self._done).query())  # type: ignore[no-untyped-call]
 
     def phases(self) -> Phases:
         """By the clock of the GPU, where it was timed."""

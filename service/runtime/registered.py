@@ -13,22 +13,33 @@ from bisect import bisect_right, insort
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from service.runtime.fetching import Fetch, Numbers
+
 PIECE_BYTES = 4 * 1024 * 1024  # registered at once, in about half a millisecond
 
+FEW = 8  # parts are looked for one by one
+
 Register = Callable[[int, int], bool]
+Pieces = tuple[Numbers, Numbers]  # where each begins and ends
+NONE: Pieces = (np.array([], np.uint64), np.array([], np.uint64))
 
 
 class Registered:
-    """`covers(address, size)` says whether the GPU may copy from there. Any thread may call all of it.
+    """`covers(address, size)` says whether the GPU may copy from there, with `fetch`. Any thread may call all of it.
 
     `register(address, size)` and `unregister(address)` are CUDA's; what cannot be registered is copied as other memory.
     """
 
-    def __init__(self, register: Register, unregister: Callable[[int], None]) -> None:
+    def __init__(self, register: Register, unregister: Callable[[int], None], fetch: Fetch) -> None:
+        self.fetch = fetch
         self._register = register
         self._unregister = unregister
         self._starts: list[int] = []
         self._known: dict[int, _Mapping] = {}
+        self._pieces: Pieces | None = NONE  # all that are registered, in order; None: to be made anew
+        self._changes = 0
         self._lock = threading.RLock()  # an owner may be collected within
 
     def __repr__(self) -> str:
@@ -41,12 +52,24 @@ class Registered:
             insort(self._starts, address)
         weakref.finalize(owner, self._remove, address).atexit = False
 
+    def cover(self, addresses: Numbers, sizes: Numbers) -> bool:
+        """The same of many: whether the GPU may copy each."""
+        pieces = self._pieces
+        if pieces is None:
+            pieces = self._list()
+        if len(addresses) > FEW and len(pieces[0]):
+            starts, ends = pieces
+            at = np.searchsorted(starts, addresses, "right")
+            if at.all() and (addresses + sizes <= ends[at - 1]).all():
+                return True
+        return all(map(self.covers, addresses.tolist(), sizes.tolist()))
+
     def covers(self, address: int, size: int) -> bool:
         """Whether these bytes lie within one piece that is registered; it is, where that can be done."""
         with self._lock:
             index = bisect_right(self._starts, address) - 1
             mapping = self._known[self._starts[index]] if index >= 0 else None
-            if mapping is None or address + size > mapping.address + mapping.size or mapping.is_refused:
+            if mapping is None or address + size > mapping.end or mapping.is_refused:
                 return False
             place = address - mapping.address
             number = place // PIECE_BYTES
@@ -59,12 +82,31 @@ class Registered:
                     mapping.is_refused = True
                     return False
                 mapping.pieces.add(number)
+                self._changed()
             return True
+
+    def _list(self) -> Pieces:
+        with self._lock:
+            changes = self._changes
+            found = sorted(
+                (begin := mapping.address + number * PIECE_BYTES, min(begin + PIECE_BYTES, mapping.end))
+                for mapping in list(self._known.values())
+                for number in list(mapping.pieces)
+            )
+            starts, ends = (np.array([each[side] for each in found], np.uint64) for side in (0, 1))
+            if changes == self._changes:  # an owner may have been collected within
+                self._pieces = starts, ends
+            return starts, ends
+
+    def _changed(self) -> None:
+        self._changes += 1
+        self._pieces = None
 
     def _remove(self, address: int) -> None:
         with self._lock:
             mapping = self._known.pop(address)
             self._starts.remove(address)
+            self._changed()
         for number in mapping.pieces:
             self._unregister(address + number * PIECE_BYTES)
 
@@ -80,9 +122,16 @@ class _Mapping:
         self.pieces = pieces
         self.is_refused = False
 
+    @property
+    def end(self) -> int:
+        return self.address + self.size
 
-def registered_with(runtime: Any, use: Callable[[], object]) -> Registered:
-    """By the CUDA runtime that torch has loaded; `use()` makes the calling thread one of the right GPU."""
+
+def registered_with(runtime: Any, use: Callable[[], object], stream: Callable[[], int]) -> Registered:
+    """By the CUDA runtime that torch has loaded.
+
+    `use()` makes the calling thread one of the right GPU, `stream()` is the stream in which it works.
+    """
 
     def register(address: int, size: int) -> bool:
         use()
@@ -96,4 +145,4 @@ def registered_with(runtime: Any, use: Callable[[], object]) -> Registered:
         if runtime.cudaHostUnregister(ctypes.c_void_p(address)):
             runtime.cudaGetLastError()
 
-    return Registered(register, unregister)
+    return Registered(register, unregister, Fetch(runtime, stream))

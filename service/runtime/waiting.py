@@ -18,12 +18,13 @@ Phases = tuple[int, int, int]  # nanoseconds of copying in, computing, copying o
 
 @dataclass(slots=True)
 class _Size:
-    """`took` is the less of the last two that were timed: one alone may have been interrupted."""
+    """`inward` and `work`, which is computing and copying out, are the less of the last two that were timed: one alone
+    may have been interrupted."""
 
     at: int
     phases: Phases
-    last: int
-    took: int = 0
+    inward: int = 0
+    work: int = 0
     is_late: bool = False
 
 
@@ -35,7 +36,7 @@ class Patience:
 
     def __init__(self) -> None:
         self._sizes: dict[int, _Size] = {}
-        self._landed = 0
+        self._ended = 0
 
     def __repr__(self) -> str:
         return f"<Patience with {len(self._sizes)} sizes>"
@@ -48,31 +49,40 @@ class Patience:
     def is_woken(self, size: int) -> bool:
         """Whether to sleep until the GPU wakes us, some 0.1 ms late: where it is long and its end not known."""
         known = self._sizes.get(size)
-        return known is not None and known.last >= LONG_NS and (not known.took or known.is_late)
+        return known is not None and sum(known.phases) >= LONG_NS and (not known.work or known.is_late)
 
     def nap_ns(self, size: int, launched: int, now: int) -> int:
         """How long to sleep before watching for the end of what is not woken."""
         known = self._sizes.get(size)
-        if known is None or known.took < LONG_NS:
+        if known is None or known.inward + known.work < LONG_NS:
             return 0
-        return max(0, max(launched, self._landed) + known.took - EARLY_NS - now)
+        return max(0, self._end(known, launched) - EARLY_NS - now)
 
-    def landed(self, size: int, launched: int, now: int) -> None:
-        """A call launched then has ended."""
-        known = self._sizes.get(size)
+    def landed(self, size: int, launched: int, now: int, *, is_seen: bool = True) -> None:
+        """A call launched then has ended, and was seen to end; else it had ended when one came to look."""
+        known, ended = self._sizes.get(size), now
         if known is not None:
-            known.is_late = now - max(launched, self._landed) > known.took + LATE_NS
-        self._landed = now
+            end = self._end(known, launched)
+            known.is_late = now - end > LATE_NS
+            if not is_seen and known.work:
+                ended = min(now, end)
+        self._ended = ended
 
     def timed(self, size: int, now: int, phases: Phases) -> None:
         """What the GPU's clock said."""
-        took, known = sum(phases), self._sizes.get(size)
+        known = self._sizes.get(size)
         if known is None:
             if len(self._sizes) >= MAX_SIZES:
                 self._sizes.clear()
-            self._sizes[size] = _Size(now, phases, took)
+            self._sizes[size] = _Size(now, phases)
             return
-        known.at, known.phases, known.took, known.last = now, phases, min(took, known.last), took
+        known.inward = min(phases[0], known.phases[0])
+        known.work = min(sum(phases[1:]), sum(known.phases[1:]))
+        known.at, known.phases = now, phases
+
+    def _end(self, known: _Size, launched: int) -> int:
+        """When a call ends: its rows are brought while the one before it computes, from which on it computes."""
+        return max(launched + known.inward, self._ended) + known.work
 
     def phases(self, size: int) -> Phases:
         """What the last call of this size took that was timed."""

@@ -42,6 +42,25 @@ def test_a_call_behind_another_begins_when_that_has_landed() -> None:
     assert patience.nap_ns(LARGE, 100, LONG_NS) == LONG_NS - EARLY_NS
 
 
+def test_rows_that_are_brought_while_another_computes_take_no_time_of_their_own() -> None:
+    patience = Patience()
+    for _ in range(2):
+        patience.timed(LARGE, 0, (3_000_000, LONG_NS, 100))
+    assert patience.nap_ns(LARGE, 0, 0) == 3_000_000 + LONG_NS + 100 - EARLY_NS, "nothing ran before it"
+    ended = 10_000_000
+    patience.landed(LARGE, 0, ended)
+    assert patience.nap_ns(LARGE, ended - 4_000_000, ended) == LONG_NS + 100 - EARLY_NS, "they are there"
+    assert patience.nap_ns(LARGE, ended - 1_000_000, ended) == 2_000_000 + LONG_NS + 100 - EARLY_NS, "not all of them"
+
+
+def test_one_that_was_slept_over_does_not_make_the_next_be() -> None:
+    patience = learned(LARGE, LONG_NS, LONG_NS)
+    patience.landed(LARGE, 0, LONG_NS + 900_000, is_seen=False)
+    assert patience.nap_ns(LARGE, 100, LONG_NS + 900_000) == LONG_NS - EARLY_NS - 900_000
+    patience.landed(LARGE, LONG_NS, 2 * LONG_NS + 900_000, is_seen=True)
+    assert patience.nap_ns(LARGE, 100, 2 * LONG_NS + 900_000) == LONG_NS - EARLY_NS, "what was seen is so"
+
+
 def test_where_the_end_cannot_be_foreseen_one_is_woken_until_it_can_again() -> None:
     patience = learned(LARGE, LONG_NS, LONG_NS)
     late = LONG_NS + LATE_NS + 1
