@@ -10,8 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import numpy as np
@@ -21,60 +20,14 @@ import torch
 from protos import inference_pb2 as pb
 from protos.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.e2e.running import RunningServer
+from tests.gpu.ownership import REGION, ROW, SIZE, Owner, placed, register
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 ROOT = Path(__file__).parents[2]
-SIZE = 4096
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 Y = X + 100
-ROW = X.nbytes
-REGION = "/v2/cudasharedmemory/region/"
-
-
-class Owner:
-    """A client's process with memory of the GPU: `handle` is what it registers."""
-
-    def __init__(self, size: int = SIZE) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.gpu.owner", str(size)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        self.handle = self._answer()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.end()
-
-    def end(self) -> None:
-        if self._process.poll() is None:
-            self._process.communicate(timeout=60)
-
-    def write(self, at: int, *arrays: np.ndarray[Any, Any]) -> None:
-        data = b"".join(array.tobytes() for array in arrays)
-        self._ask({"at": at, "write": base64.b64encode(data).decode()})
-
-    def read(self, at: int) -> np.ndarray[Any, Any]:
-        """What is there, in the shape of X."""
-        answer = base64.b64decode(self._ask({"at": at, "read": ROW}))
-        return np.frombuffer(answer, np.float32).reshape(X.shape)
-
-    def _ask(self, asked: dict[str, Any]) -> str:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(asked) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        return str(json.loads(self._process.stdout.readline()))
+assert X.nbytes == ROW
 
 
 @pytest.fixture(scope="module")
@@ -93,17 +46,8 @@ def nothing_registered(server: RunningServer) -> None:
     assert server.post("/v2/cudasharedmemory/unregister", b"") == (200, {})
 
 
-def register(server: RunningServer, name: str, handle: str, size: int = SIZE, device: int = 0) -> tuple[int, Any]:
-    body = {"raw_handle": {"b64": handle}, "device_id": device, "byte_size": size}
-    return server.post(f"{REGION}{name}/register", json.dumps(body).encode())
-
-
 def unregister(server: RunningServer, name: str) -> tuple[int, Any]:
     return server.post(f"{REGION}{name}/unregister", b"")
-
-
-def placed(name: str, offset: int, size: int = ROW) -> dict[str, Any]:
-    return {"shared_memory_region": name, "shared_memory_byte_size": size, "shared_memory_offset": offset}
 
 
 def ask(server: RunningServer, inputs: list[Any], outputs: list[Any]) -> tuple[int, Any]:
