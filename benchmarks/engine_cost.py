@@ -39,7 +39,7 @@ from service.engine.transport import FrameReader, frame, split
 from service.observe.recorders import BatchRecorder
 from service.observe.store import Store
 from service.repository.catalog import Entry, State
-from service.repository.config import Batching
+from service.repository.model_config import Batching
 from service.runtime.device import Device
 from service.runtime.runner import Runner
 

@@ -3,28 +3,37 @@
     artifact = compile(find_source(folder), Options(), detect_target("cpu"), Cache(root))
     model = backends.load(artifact.folder, artifact.manifest, "cpu")        # in an engine: imports torch
 
-Knows nothing of serving, and imports no torch: builder processes do. `pipeline.py` shows the stages.
+Knows nothing of serving, and imports no torch: builder processes do. `pipeline.py` shows the stages. What
+is named here is imported when it is first asked for: a frontend needs `compiler.spec` alone, and would hold the rest.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from pathlib import Path
+import importlib
+from typing import TYPE_CHECKING
 
-import msgspec
+if TYPE_CHECKING:
+    from compiler.cache import Cache
+    from compiler.compiling import Artifact, compile, fallback, find
+    from compiler.journal import Progress, RungState
+    from compiler.source import find_source
+    from compiler.spec import Options, Rung, Source, Target
+    from compiler.target import detect_devices, detect_target
+else:
+    _PLACES = {
+        "Cache": "cache",
+        **dict.fromkeys(("Artifact", "compile", "fallback", "find"), "compiling"),
+        **dict.fromkeys(("Progress", "RungState"), "journal"),
+        "find_source": "source",
+        **dict.fromkeys(("Options", "Rung", "Source", "Target"), "spec"),
+        **dict.fromkeys(("detect_devices", "detect_target"), "target"),
+    }
 
-from compiler.cache import Cache
-from compiler.errors import LoadFailed
-from compiler.jobs import Note
-from compiler.journal import Journal, Progress, RungState
-from compiler.key import digest, key_parts
-from compiler.manifest import Manifest
-from compiler.pipeline import build_artifact, build_fallback
-from compiler.source import find_source
-from compiler.spec import BACKENDS, PRECISIONS, Options, Rung, Source, Target
-from compiler.target import detect_devices, detect_target
-from compiler.tools import is_current
+    def __getattr__(name):
+        if name not in _PLACES:
+            raise AttributeError(f"module 'compiler' has no attribute '{name}'")
+        return getattr(importlib.import_module(f"compiler.{_PLACES[name]}"), name)
+
 
 __all__ = [
     "Artifact",
@@ -42,83 +51,3 @@ __all__ = [
     "find",
     "find_source",
 ]
-
-
-class Artifact(msgspec.Struct, frozen=True):
-    """A compiled model: its folder, what is in it, whether it was there already, and how long we took (seconds)."""
-
-    folder: Path
-    manifest: Manifest
-    cached: bool
-    seconds: float
-
-
-def compile(
-    source: Source,
-    options: Options,
-    target: Target,
-    cache: Cache,
-    report: Callable[[Progress], None] = lambda progress: None,
-    niceness: int = 0,
-) -> Artifact:
-    """The artifact of a model, from the cache or built now. Blocks; call it in a thread.
-
-    A hit starts no process. `report` is called at least every second while something is built; what it raises stops
-    the builders and passes through. `niceness` lets the builders stand back for what serves meanwhile.
-    Raises LoadFailed, NoCandidate or CacheUnusable; each is a sentence for the owner.
-    """
-    _check_names(options)
-    started = time.monotonic()
-    journal = Journal(report)
-    parts = key_parts(source, options, target)
-    key = digest(parts)
-    folder, manifest, cached = cache.get_or_build(
-        key,
-        build_artifact(source, options, target, parts, journal, niceness),
-        is_current=is_current,
-        on_wait=lambda: journal.hear(Note("wait", "another process compiles this model")),
-    )
-    return Artifact(folder, manifest, cached, time.monotonic() - started)
-
-
-def fallback(
-    source: Source,
-    options: Options,
-    target: Target,
-    cache: Cache,
-    report: Callable[[Progress], None] = lambda progress: None,
-) -> Artifact:
-    """The quickest artifact that is right: the model itself, run eagerly, after the checks that any model must pass.
-
-    It serves while `compile` works; its manifest `is_fallback` and has no times. Raises as `compile` does.
-    """
-    started = time.monotonic()
-    journal = Journal(report)
-    plain = msgspec.structs.replace(options, backends=("eager",), precisions=("fp32",), strict=False)
-    parts = {**key_parts(source, plain, target), "purpose": "fallback"}
-    key = digest(parts)
-    folder, manifest, cached = cache.get_or_build(
-        key,
-        build_fallback(source, plain, target, parts, journal),
-        on_wait=lambda: journal.hear(Note("wait", "another process prepares this model")),
-    )
-    return Artifact(folder, manifest, cached, time.monotonic() - started)
-
-
-def find(source: Source, options: Options, target: Target, cache: Cache) -> Artifact | None:
-    """The artifact that `compile` would take from the cache; None where it would build. Starts no process."""
-    _check_names(options)
-    started = time.monotonic()
-    found = cache.find(digest(key_parts(source, options, target)), is_current)
-    return None if found is None else Artifact(*found, True, time.monotonic() - started)
-
-
-def _check_names(options: Options) -> None:
-    for what, given, known in (
-        ("backend", options.backends, BACKENDS),
-        ("precision", options.precisions, PRECISIONS),
-    ):
-        unknown = [name for name in given or () if name not in known]
-        if unknown or given == ():
-            wrong = f"unknown {what} '{unknown[0]}'" if unknown else f"no {what} is asked for"
-            raise LoadFailed(f"{wrong}: there are {', '.join(known)}")

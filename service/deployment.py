@@ -19,7 +19,7 @@ from service.engine.rollout import Rollout
 from service.ensembles import Ensembles
 from service.observe.catalog_recorder import CatalogRecorder
 from service.repository.catalog import Catalog, Entry, State
-from service.repository.config import ModelConfig
+from service.repository.model_config import ModelConfig
 
 log = logging.getLogger("torchere.parent")
 

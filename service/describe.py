@@ -16,7 +16,7 @@ from compiler.manifest import Manifest
 from service.errors import without_paths
 from service.interface import with_steps
 from service.repository.catalog import Entry, State
-from service.repository.config import ModelConfig
+from service.repository.model_config import ModelConfig
 from service.repository.stateful import find_faults, hidden_inputs, visible_inputs, visible_outputs
 
 

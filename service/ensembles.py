@@ -15,7 +15,7 @@ from msgspec import structs
 from compiler.spec import TensorSpec
 from service.describe import entry_of
 from service.repository.catalog import Catalog, Entry, State
-from service.repository.config import ImageInput, ModelConfig
+from service.repository.model_config import ImageInput, ModelConfig
 from service.repository.scheduling import EnsembleStep
 from service.tensors import describe, shape_text
 

@@ -27,8 +27,8 @@ from service.engine.messages import (
 from service.errors import InvalidInput, NotFound, Unsupported
 from service.parent import Parent
 from service.plane import Plane
+from service.repository.model_config import MODEL_NAME
 from service.repository.overrides import read_override
-from service.repository.storage import MODEL_NAME
 from service.repository.uploads import write_upload
 from service.shared_memory import CudaRegion, Region, region_status
 

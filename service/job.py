@@ -11,7 +11,7 @@ from typing import Literal
 
 from compiler.cache import Cache
 from compiler.spec import Options, Source
-from service.repository.config import ModelConfig
+from service.repository.model_config import ModelConfig
 from service.repository.storage import FoundModel
 
 

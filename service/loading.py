@@ -35,7 +35,7 @@ from service.describe import (
 from service.job import Job, Order
 from service.observe.catalog_recorder import CatalogRecorder
 from service.repository.catalog import Entry, State
-from service.repository.config import ModelConfig, to_options
+from service.repository.model_config import ModelConfig, to_options
 from service.repository.steps import keep_steps
 from service.repository.storage import FoundModel, RepositoryError, scan, source_of, with_members
 from service.settings import Settings

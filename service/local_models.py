@@ -13,7 +13,7 @@ from compiler.errors import CompileError
 from compiler.shipping import with_shipped
 from compiler.spec import Options, Source, Target
 from compiler.target import detect_devices, detect_target
-from service.repository.config import to_options
+from service.repository.model_config import to_options
 from service.repository.storage import FoundModel, scan, source_of
 from service.settings import Settings
 

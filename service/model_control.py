@@ -22,9 +22,10 @@ from service.engine.messages import LoadModel, UnloadModel
 from service.ensembles import called_only_by
 from service.errors import InvalidInput, NotFound, ServiceError
 from service.repository.catalog import Entry
+from service.repository.model_config import MODEL_NAME
 from service.repository.poller import Look, changes, look
 from service.repository.steps import forget_steps
-from service.repository.storage import MODEL_NAME, FoundModel, RepositoryError, find, members, model_folders
+from service.repository.storage import FoundModel, RepositoryError, find, members, model_folders
 from service.repository.uploads import is_upload, remove_upload
 from service.settings import Settings
 

@@ -26,8 +26,8 @@ from service.frontends import count_frontends
 from service.limits import Chunks, Elements, HeaderBytes, JsonDepth, Limits, Tensors
 from service.metrics_settings import MetricsAliases, MetricsDirectory, MetricsSidecar
 from service.modes import ControlMode, LoadModel, PollInterval, SharedMemory, TrustUploads
-from service.validation import find_faults, nearest
-from service.yaml_file import Document, YamlFault, read_document
+from service.nearest import nearest
+from service.validation import find_faults
 
 PREFIX = "TORCHERE_"
 CONFIG_VARIABLE = "TORCHERE_CONFIG"
@@ -198,7 +198,7 @@ def load_settings(config_file: Path | None = None, **given: Any) -> Settings:
     9000
     """
     origins: dict[str, str] = {}
-    values = dict(_read_file(config_file, origins).values)
+    values = _read_file(config_file, origins)
     for name, text in _environment(os.environ).items():
         values[name] = text.split(",") if kind_of(name) is tuple else text
         origins[name] = f"{variable(name)}: "
@@ -259,12 +259,14 @@ def kind_of(name: str) -> Any:
     return typing.get_origin(annotation) or annotation
 
 
-def _read_file(config_file: Path | None, origins: dict[str, str]) -> Document:
+def _read_file(config_file: Path | None, origins: dict[str, str]) -> dict[str, Any]:
     """The file that was named, or ./torchere.yaml where there is one; notes each value's line in `origins`."""
+    from service.yaml_file import YamlFault, read_document  # only where a file is read: no frontend needs YAML
+
     named = config_file or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
     path = named or DEFAULT_FILE
     if named is None and not path.exists():
-        return Document({}, {})
+        return {}
     try:
         document = read_document(path)
     except YamlFault as fault:
@@ -273,7 +275,7 @@ def _read_file(config_file: Path | None, origins: dict[str, str]) -> Document:
         source = "--config" if config_file else f"{CONFIG_VARIABLE} names" if named else "the settings file"
         raise SettingsError(f"{source} {path}, which cannot be read: {error.strerror}") from error
     origins |= {str(at[0]): f"{path}:{line}: " for at, line in document.lines.items() if len(at) == 1}
-    return document
+    return dict(document.values)
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:

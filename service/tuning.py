@@ -12,9 +12,9 @@ from typing import Any
 from msgspec.structs import asdict, replace
 
 from service.errors import InvalidInput
+from service.nearest import nearest
 from service.observe.logs import LogSettings
 from service.observe.sampling import TraceSettings
-from service.validation import nearest
 
 TraceChanges = dict[str, tuple[str, ...] | None]
 

@@ -5,14 +5,16 @@ Knows nothing of files or flags: the caller says where a location is. `settings.
 
 from __future__ import annotations
 
-import difflib
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from service.yaml_file import Location
+from service.nearest import nearest
+
+if typing.TYPE_CHECKING:
+    from service.yaml_file import Location
 
 PLAIN_WORDS = {
     "Input should": "must",
@@ -36,17 +38,6 @@ def find_faults(error: ValidationError, model: type[BaseModel]) -> list[tuple[Lo
     inner = {each["loc"][:depth] for each in errors for depth in range(len(each["loc"]))}
     # A list with a wrong item is called too short as well: the item says enough.
     return [(each["loc"], _sentence(dict(each), model)) for each in errors if each["loc"] not in inner]
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The remedy for a name that is not known: the one that was meant, or all of them.
-
-    >>> nearest("max_batchsize", ["max_batch_size", "inputs"])
-    "did you mean 'max_batch_size'?"
-    """
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"known are {', '.join(names)}"
 
 
 def place(location: Location) -> str:

@@ -16,7 +16,7 @@ from service.extensions import Extensions
 from service.parent import ParentLink
 from service.registrar import Registrar
 from service.repository.catalog import Catalog, Entry, State
-from service.repository.config import ImageInput
+from service.repository.model_config import ImageInput
 from service.repository.scheduling import Generation, Steps
 from service.tensors import NUMPY_TYPES
 

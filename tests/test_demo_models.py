@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from service.repository.config import ModelConfig, read_config
+from service.repository.config import read_config
+from service.repository.model_config import ModelConfig
 from service.rest.images import fit_image
 
 MODELS = Path(__file__).parents[1] / "models"

@@ -33,7 +33,7 @@ from service.engine.stepped import SteppedModel
 from service.engine.surround import inside_of, surround
 from service.engine.warming import run_warm_up
 from service.repository.catalog import Entry
-from service.repository.config import Batching
+from service.repository.model_config import Batching
 from service.runtime.device import Device
 from service.runtime.runner import Runner
 from service.runtime.stateful import StatefulRunner

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from service.repository.config import ModelConfig
+from service.repository.model_config import ModelConfig
 from service.settings import Settings
 
 INGRESS = "_ingress"  # no model's name begins so

@@ -14,7 +14,7 @@ import msgspec
 
 from compiler.spec import Padding, TensorSpec
 from service.errors import NotFound, Unavailable
-from service.repository.config import Batching, ImageInput
+from service.repository.model_config import Batching, ImageInput
 from service.repository.scheduling import Ensemble, Sequencing, Steps
 
 MAX_SHOWN = 128  # characters: no model's name is longer

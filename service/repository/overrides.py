@@ -7,11 +7,10 @@ Pure. `model_control.py` merges what comes out over the model's own model.yaml, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from service.errors import InvalidInput
-from service.repository.config import merge
 from service.repository.ensemble_scheduling import PLATFORM, read_ensemble
 from service.repository.sequence_batching import read_sequence_batching
 
@@ -41,6 +40,21 @@ def read_override(model: str, text: str) -> dict[str, Any]:
         if key in config and (key in EMPTY_MEANS_SOMETHING or not _is_empty(config[key])):
             found = merge(found, read(config[key], config))
     return found
+
+
+def merge(values: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of `override` in place of those of `values`; mappings key by key, and tensors by their names."""
+    merged = dict(values)
+    for key, value in override.items():
+        before = merged.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            merged[key] = merge(before, value)
+        elif key in ("inputs", "outputs") and isinstance(before, list):
+            known = {part.get("name"): part for part in before if isinstance(part, dict)}
+            merged[key] = [merge(known.get(part.get("name"), {}), part) for part in value]
+        else:
+            merged[key] = value
+    return merged
 
 
 def _parse(text: str) -> dict[str, Any]:

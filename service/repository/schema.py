@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from compiler.spec import BACKENDS, PRECISIONS
+from service.nearest import nearest
 from service.repository.schema_batching import BatchingPart, find_batching_flaws
 from service.repository.schema_defaults import Default, find_flaw
 from service.repository.schema_ensemble import find_flaws, find_misplaced
@@ -28,7 +29,6 @@ from service.repository.schema_scheduling import (
 from service.repository.schema_sequence import find_sequence_flaws
 from service.repository.schema_steps import find_misfits
 from service.repository.schema_tensors import Int, Part, Positive, TensorPart
-from service.validation import nearest
 from service.yaml_file import Location
 
 MAX_BATCH_SIZE = 65_536  # a batch is one tensor in memory: far beyond what is fast, yet no typing error passes

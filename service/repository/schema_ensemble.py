@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator, Sequence
 
 from pydantic import BaseModel
 
+from service.nearest import nearest
 from service.repository.schema_scheduling import EnsemblePart, EnsembleStepPart
-from service.validation import nearest
 from service.yaml_file import Location
 
 # What says how a program is compiled, run or wrapped; an ensemble has none.

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from compiler.spec import ITEM_SIZES
-from service.validation import nearest
+from service.nearest import nearest
 
 TORCH_NAMES = {"float": "FP", "int": "INT", "uint": "UINT", "bool": "BOOL", "bfloat": "BF"}
 

@@ -19,7 +19,7 @@ from msgspec import structs
 from compiler.errors import LoadFailed
 from compiler.source import BESIDE, FOREIGN, MAIN_FILES, WEIGHTS_NAME
 from compiler.trust import check_steps
-from service.repository.config import ModelConfig
+from service.repository.model_config import ModelConfig
 from service.repository.scheduling import GENERATE, POSTPROCESS, PREPROCESS, Steps
 from service.repository.storage import ARTIFACTS_NAME, FoundModel
 

@@ -6,7 +6,6 @@ Opens no model. `config.py` reads each model.yaml, `versions.py` chooses; `sourc
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +16,11 @@ from msgspec import structs
 from compiler.source import find_source
 from compiler.spec import Source
 from compiler.trust import check_trust
-from service.repository.config import CONFIG_NAME, ConfigError, ModelConfig, read_config
+from service.nearest import nearest
+from service.repository.config import CONFIG_NAME, ConfigError, read_config
+from service.repository.model_config import MODEL_NAME, ModelConfig
 from service.repository.versions import Latest, choose_versions, find_versions, missing_versions
-from service.validation import nearest
 
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # safe in a URL, a path, a metric's label
 ARTIFACTS_NAME = "artifacts"  # compiled elsewhere and shipped with the model
 ENSEMBLE_VERSION = "1"  # of an ensemble that has no folders of versions, as it needs none
 NOT_MODELS = {"lost+found"}  # every ext4 volume has it at its root

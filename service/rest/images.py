@@ -14,7 +14,7 @@ import numpy as np
 from compiler.spec import TensorSpec
 from service.errors import InvalidInput
 from service.repository.catalog import Entry
-from service.repository.config import ImageInput
+from service.repository.model_config import ImageInput
 from service.rest.rows import explain
 from service.tensors import NUMPY_TYPES, Buffer, Tensor
 

@@ -12,7 +12,7 @@ from service.engine.messages import Infer, Result
 from service.engine.opening import example_shapes, served_specs
 from service.engine.overlapped import OverlappedModel
 from service.engine.served import Pending
-from service.repository.config import Batching
+from service.repository.model_config import Batching
 from service.runtime.device import Device
 from service.runtime.runner import Runner
 from tests.fakes import FakeBatchCounter, FakeConnection, entry

@@ -15,7 +15,8 @@ from service.control import Control
 from service.defaults import fill_inputs
 from service.errors import InvalidInput
 from service.plane import Plane
-from service.repository.config import Batching, ConfigError, read_config
+from service.repository.config import ConfigError, read_config
+from service.repository.model_config import Batching
 from service.tensors import InferRequest, Tensor, to_numpy
 from tests.fakes import FakeCounter, FakeEngines, catalog, entry
 from tests.service.rest.asking import Client

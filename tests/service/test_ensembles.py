@@ -10,7 +10,7 @@ from msgspec import structs
 from compiler.spec import TensorSpec
 from service.ensembles import Ensembles, Verdict, called_only_by
 from service.repository.catalog import Catalog, Entry, State
-from service.repository.config import ImageInput, ModelConfig
+from service.repository.model_config import ImageInput, ModelConfig
 from service.repository.scheduling import Ensemble, EnsembleStep, Generation, Sequencing, Steps
 from tests.fakes import entry
 

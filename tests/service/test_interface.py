@@ -8,7 +8,7 @@ from compiler.spec import Padding, TensorSpec
 from service.checks import check_inputs
 from service.interface import with_steps
 from service.repository.catalog import Entry
-from service.repository.config import Batching
+from service.repository.model_config import Batching
 from service.repository.scheduling import Generation, Steps
 from service.tensors import Tensor, pack_bytes
 from tests.fakes import IMAGE_ENTRY, entry

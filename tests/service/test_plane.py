@@ -18,7 +18,7 @@ from service.errors import (
     Unsupported,
 )
 from service.plane import Plane
-from service.repository.config import Batching
+from service.repository.model_config import Batching
 from service.tensors import InferRequest, InferResponse, RequestedOutput, Tensor, to_numpy, unpack_bytes
 from tests.fakes import STORY_ENTRY, FakeCounter, FakeEngines, FakeStreams, catalog, entry
 

@@ -15,7 +15,7 @@ from service.engine.holdings import Holdings
 from service.engine.messages import Failure, Infer, Result
 from service.engine.served import Connection, Pending
 from service.errors import Code
-from service.repository.config import Batching
+from service.repository.model_config import Batching
 from service.repository.scheduling import Ensemble, EnsembleStep
 from service.traced import Ran
 from tests.fakes import FakeBatchCounter, FakeConnection, entry

@@ -14,7 +14,7 @@ from service.engine.models import ServedModel
 from service.engine.served import Pending
 from service.errors import Code
 from service.repository.catalog import Entry
-from service.repository.config import Batching
+from service.repository.model_config import Batching
 from service.runtime.device import Device
 from service.runtime.runner import Runner
 from tests.fakes import FakeBatchCounter, FakeConnection, entry

@@ -19,7 +19,7 @@ from service.engine.rerun import RAN
 from service.engine.served import Pending
 from service.errors import Code
 from service.repository.catalog import Entry
-from service.repository.config import Batching
+from service.repository.model_config import Batching
 from service.repository.scheduling import Ensemble, EnsembleStep
 from service.runtime.device import Device
 from service.runtime.runner import Runner

@@ -14,7 +14,7 @@ from service.engine.rerun import FIRST, RAN, WAITED, EngineGone, look_back
 from service.engine.resend import Resender
 from service.errors import DeadlineExceeded, ExecutionFailed, NotLoaded, QueueFull, Unavailable
 from service.repository.catalog import Catalog, State
-from service.repository.config import Batching
+from service.repository.model_config import Batching
 from service.tensors import SequencePoint
 from tests.fakes import entry
 

@@ -15,7 +15,7 @@ from service.engine.messages import Failure, Infer, Result
 from service.engine.served import Pending
 from service.engine.steps.process import StepsFailed
 from service.errors import Code
-from service.repository.config import Batching
+from service.repository.model_config import Batching
 from service.tensors import SequencePoint, unpack_bytes
 from tests.service.engine.doubling import until
 from tests.service.engine.stepping import POSTPROCESS, PREPROCESS, SLOW, Bench, Make

@@ -11,9 +11,8 @@ from click.testing import CliRunner
 
 from service.cli import main
 from service.ray_serve.plan import IMPORT_PATH, INGRESS, Wishes, serve_config
-from service.repository.config import Batching, ModelConfig
+from service.repository.model_config import MODEL_NAME, Batching, ModelConfig
 from service.repository.scheduling import Ensemble, EnsembleStep, Sequencing
-from service.repository.storage import MODEL_NAME
 from service.settings import Settings
 
 MODELS = Path(__file__).parents[2] / "models"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from service.repository.config import ConfigError, ModelConfig, read_config
+from service.repository.config import ConfigError, read_config
+from service.repository.model_config import ModelConfig
 
 FULL = """\
 description: Cats and dogs

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from compiler.spec import BACKENDS, Factory, Options, TensorSpec, Tolerance
-from service.repository.config import Batching, ConfigError, ImageInput, ModelConfig, read_config, to_options
+from service.repository.config import ConfigError, read_config
+from service.repository.model_config import Batching, ImageInput, ModelConfig, to_options
 from service.repository.versions import Every, Latest, Specific, VersionPolicy
 from tests.service.repository.configs import FULL, faults, read
 

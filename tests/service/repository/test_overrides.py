@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from service.errors import InvalidInput
-from service.repository.config import merge
-from service.repository.overrides import read_override
+from service.repository.overrides import merge, read_override
 
 
 def read(**config: Any) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from compiler.spec import Padding
-from service.repository.config import ConfigError, read_config, to_options
+from service.repository.config import ConfigError, read_config
+from service.repository.model_config import to_options
 
 ROOT = Path(__file__).parents[3]
 TEXT = """\

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from compiler.spec import TensorSpec
-from service.repository.config import Batching
+from service.repository.model_config import Batching
 from service.repository.overrides import read_override
 from service.repository.scheduling import Controls, Sequencing, State
 from service.repository.sequence_batching import as_sequence_batching

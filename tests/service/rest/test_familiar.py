@@ -13,7 +13,7 @@ from service.errors import NotLoaded, QueueFull
 from service.observe.sampling import Sampler, Sampling
 from service.observe.watching import Watcher
 from service.repository.catalog import Catalog
-from service.repository.config import Batching
+from service.repository.model_config import Batching
 from service.rest.familiar import MAX_FORMS, MAX_HEADS, Familiar
 from service.rest.routes import find_route
 from service.template import Sent

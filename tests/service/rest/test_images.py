@@ -9,7 +9,7 @@ from PIL import Image
 
 from compiler.spec import TensorSpec
 from service.errors import InvalidInput
-from service.repository.config import ImageInput
+from service.repository.model_config import ImageInput
 from service.rest.images import decode_image
 from service.tensors import to_numpy
 
