@@ -6,6 +6,7 @@ Knows no process and no socket: `serve.py` gives it the ways to send and to publ
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ class Deployment:
         self._publish = publish
         self._retire = retire
         self._expected: dict[Key, list[asyncio.Future[str]]] = {}
-        self._unloading: dict[Key, _Unloading] = {}
+        self._unloading: dict[Key, list[_Unloading]] = {}  # a contract may be leaving when the whole version is to
         self._ensembles = Ensembles()
         self._folders: frozenset[str] = frozenset()
         self.let_go: Callable[[str], None] = lambda folder: None  # is told of artifacts that no engine needs any more
@@ -141,7 +142,8 @@ class Deployment:
 
     def unload(self, key: Key, keep: int = 0) -> asyncio.Event:
         """Tell the engines to let go of a version, but for the contract `keep`; the event tells when they have."""
-        unloading = self._unloading[key] = _Unloading(set(self._rollout.fleet.live))
+        unloading = _Unloading(set(self._rollout.fleet.live))
+        self._unloading.setdefault(key, []).append(unloading)
         for slot in self._slots:
             self._send(slot, Unload(*key, keep))
         self._settle_unloading()
@@ -174,7 +176,7 @@ class Deployment:
     def died(self, slot: int) -> None:
         """An engine is gone."""
         self._rollout.fleet.died(slot)
-        for unloading in self._unloading.values():
+        for unloading in itertools.chain.from_iterable(self._unloading.values()):
             unloading.slots.discard(slot)
         self._settle_unloading()
         self._follow()
@@ -187,17 +189,20 @@ class Deployment:
                 self._rollout.loaded(slot, (name, version), generation, seconds)
             case LoadFailed(name, version, generation, reason):
                 self._rollout.failed(slot, (name, version), generation, reason)
-            case Unloaded(name, version) if (name, version) in self._unloading:
-                self._unloading[name, version].slots.discard(slot)
+            case Unloaded(name, version):
+                asked = (each for each in self._unloading.get((name, version), ()) if slot in each.slots)
+                for unloading in itertools.islice(asked, 1):  # engines answer in order
+                    unloading.slots.discard(slot)
                 self._settle_unloading()
         self._follow()
         return self._rollout.fleet.is_settled(slot)
 
     def _settle_unloading(self) -> None:
-        for key, unloading in list(self._unloading.items()):
-            if not unloading.slots:
-                del self._unloading[key]
-                unloading.is_done.set()
+        over = [each for asked in self._unloading.values() for each in asked if not each.slots]
+        for unloading in over:
+            unloading.is_done.set()
+        left = {key: [each for each in asked if each.slots] for key, asked in self._unloading.items()}
+        self._unloading = {key: asked for key, asked in left.items() if asked}
 
     def _conclude(self, key: Key, reason: str) -> None:
         for future in self._expected.pop(key, []):

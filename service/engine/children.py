@@ -109,23 +109,27 @@ class Child:
         backoff = Backoff()
         while not self._leaving.is_set():
             started, self._has_served = time.monotonic(), False
-            code = await self._run_once()
+            try:
+                how = describe_exit(await self._run_once())
+            except OSError as error:  # no memory or no place for a process, which may be there in a while
+                how = f"it could not be started: {error.strerror}"
             if self._leaving.is_set():
                 return
             self.restarts += 1
             if not self._has_started and self.restarts >= MAX_FAILED_STARTS:
-                reason = f"{self.program.name} died {self.restarts} times before it was up ({describe_exit(code)})"
+                reason = f"{self.program.name} died {self.restarts} times before it was up ({how})"
                 self._on_message(StartFailed(f"{reason}: the log above says why"))
                 return
             delay_s = backoff.after_death(time.monotonic() - started, has_served=self._has_served)
-            log.error("%s died (%s): starting it again in %.1f s", self.program.name, describe_exit(code), delay_s)
+            log.error("%s died (%s): starting it again in %.1f s", self.program.name, how, delay_s)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay_s):
                     await self._leaving.wait()
 
     async def _run_once(self) -> int:
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, contextlib.ExitStack() as unused:
+            unused.callback(ours.close)
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -136,12 +140,19 @@ class Child:
                 env={**os.environ, **self.program.environment, LINK_VARIABLE: str(theirs.fileno())},
                 start_new_session=True,  # Ctrl-C in a terminal goes to the parent alone, which drains in order
             )
+            unused.pop_all()
         self.pid = process.pid
         loop = asyncio.get_running_loop()
         _, protocol = await loop.create_connection(self._open, sock=ours)
         self._protocol = protocol
-        for message in self._first_words():
-            protocol.send(message)
+        try:
+            for message in self._first_words():
+                protocol.send(message)
+        except OSError as error:
+            log.error("%s cannot be told what to do: %s", self.program.name, error)
+            self.kill()
+        if self._leaving.is_set():
+            protocol.send(Drain())  # it was told before there was a process to tell
         code = self._code = await process.wait()
         protocol.close()
         self._protocol = None

@@ -45,6 +45,7 @@ class Quarantine:
         self._waiting: deque[Case] = deque()
         self._now: Case | None = None
         self._changing = threading.Lock()
+        self._giving: set[int] = set()  # threads that are in `_go_on`, where what is refused at once is over at once
 
     def __repr__(self) -> str:
         return f"<Quarantine {self._now!r}, {len(self._waiting)} wait>"
@@ -76,8 +77,19 @@ class Quarantine:
             self._waiting = deque(case for case in self._waiting if not is_meant(case))
 
     def _go_on(self) -> None:
+        me = threading.get_ident()
+        if me in self._giving:
+            return  # further up it goes on: were each refused within the one before, a crowd would be too deep
+        self._giving.add(me)
+        try:
+            while (case := self._next()) is not None:
+                case.served.submit(case.pending, time.monotonic())
+        finally:
+            self._giving.discard(me)
+
+    def _next(self) -> Case | None:
         with self._changing:
             if self._now is not None or not self._waiting:
-                return
-            case = self._now = self._waiting.popleft()
-        case.served.submit(case.pending, time.monotonic())
+                return None
+            self._now = self._waiting.popleft()
+            return self._now

@@ -56,6 +56,16 @@ def test_what_is_refused_at_once_lets_the_next_one_run() -> None:
     assert len(connection.answers) == 200
 
 
+def test_a_crowd_that_is_refused_at_once_is_refused_one_after_the_other() -> None:
+    """Not each within the one before: Python goes so deep only, and nothing would run any more."""
+    first, model, connection, quarantine = Model(), Model(refuses=True), FakeConnection(), Quarantine()
+    quarantine.submit(first, pending(5000, connection))  # type: ignore[arg-type]
+    for identity in range(2000):
+        quarantine.submit(model, pending(identity, connection))  # type: ignore[arg-type]
+    first.answer()
+    assert len(connection.answers) == 2001
+
+
 def test_who_left_is_not_run_and_what_runs_ends() -> None:
     model, connection, gone, quarantine = Model(), FakeConnection(), FakeConnection(), Quarantine()
     for identity in (1, 2, 3):
