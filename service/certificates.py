@@ -81,6 +81,10 @@ class Certificates:
 def _follower(tls: Tls, certificates: Certificates) -> ssl.SSLContext:
     """A context that leaves each handshake to the newest. OpenSSL asks before it chooses a certificate."""
     context = check_tls(tls)
+    if tls.client_authority is not None:
+        # A session that is resumed shows no certificate: whose authority is gone would come in by it for two hours.
+        context.num_tickets = 0
+        context.options |= ssl.OP_NO_TICKET
 
     def choose(connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, own: ssl.SSLContext) -> None:
         connection.context = certificates.current().context
@@ -102,8 +106,8 @@ def _look(tls: Tls) -> Stamp:
 
 
 def _read(tls: Tls) -> Held:
-    context = check_tls(tls)
     try:
+        context = check_tls(tls)
         authority = tls.client_authority.read_bytes() if tls.client_authority is not None else None
         return Held(context, tls.certificate.read_bytes(), tls.key.read_bytes(), authority)
     except OSError as error:

@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,37 @@ def test_both_doors_follow_the_servers_certificate_and_the_clients_authority(
             assert ask(doors, new) == [DOUBLED, DOUBLED]
             assert ask(doors, old) == [None, None]
             assert open_before.infer("double", {"x": ROWS})["y"].tolist() == DOUBLED, "connections live on"
+
+
+def test_who_showed_a_certificate_shows_it_again_at_the_next_connection(made: tuple[Files, Files]) -> None:
+    """A session that is resumed shows none, so that an authority which is gone would still let its clients in."""
+    own = made[0]
+    server = Certificates(own.mutual).context
+    client = ssl.create_default_context(cafile=str(own.authority))
+    client.load_cert_chain(own.client)
+    for client.maximum_version in (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2):
+        session = shake_hands(server, client, None)
+        assert session is None or not session.has_ticket
+        shake_hands(server, client, session)
+
+
+def shake_hands(
+    server: ssl.SSLContext, client: ssl.SSLContext, session: ssl.SSLSession | None
+) -> ssl.SSLSession | None:
+    """In memory; what the client may try to resume by."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    there = server.wrap_bio(up, down, server_side=True)
+    here = client.wrap_bio(down, up, server_hostname="localhost", session=session)
+    waiting = [here, there]
+    while waiting:
+        for side in tuple(waiting):
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+                waiting.remove(side)
+    there.write(b"hello")
+    assert here.read(5) == b"hello", "what comes with it has been read too"
+    assert not there.session_reused
+    return here.session
 
 
 def test_the_metrics_follow_too(
