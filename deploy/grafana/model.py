@@ -11,6 +11,7 @@ from deploy.grafana.panels import BLUE, GREEN, ORANGE, OUTCOMES, RED, YELLOW, Qu
 
 REQUESTS, LATENCY, PHASE = "torchere_requests_total", "torchere_request_seconds", "torchere_phase_seconds"
 PADDING, ROWS, LOOKUPS = "torchere_padding_rows_total", "torchere_batch_rows", "torchere_response_cache_lookups_total"
+ELEMENTS = "torchere_padded_elements_total"
 LOOKUP_SECONDS = "torchere_response_cache_lookup_seconds_total"
 TELLS = {
     "queue": "Waiting in the queue, for each request.",
@@ -106,13 +107,13 @@ BATCHES = (
         "How many batches had how many rows, padding left out.",
         "none",
         buckets(ROWS, MODEL),
-    ),
+    ).sized(6, 8),
     lines(
         "Rows in a batch: mean",
         "The mean, padding left out.",
         "none",
         Query(mean(ROWS, MODEL, "version"), "version {{version}}"),
-    ),
+    ).sized(6, 8),
     lines(
         "Padding",
         "Share of the rows that ran and were padding.",
@@ -120,7 +121,22 @@ BATCHES = (
         Query(_padding("version"), "version {{version}}"),
     )
     .bounded(0, 1)
-    .limited((0.5, ORANGE)),
+    .limited((0.5, ORANGE))
+    .sized(6, 8),
+    lines(
+        "Padding in elements",
+        "Share of the elements of inputs that were padding, its rows included, where batching.pad lets requests of "
+        "other sizes share a batch: more sizes in dims make it less.",
+        "percentunit",
+        Query(
+            share(rate(ELEMENTS, f'{MODEL},kind="padding"', "version"), rate(ELEMENTS, MODEL, "version")),
+            "version {{version}}",
+        ),
+    )
+    .bounded(0, 1)
+    .limited((0.5, ORANGE))
+    .absent("no sizes are padded")
+    .sized(6, 8),
     lines(
         "Why batches ran",
         "full: no more fit in. preferred: one of preferred_batch_sizes. idle: an instance was free, and a batch never "

@@ -12,6 +12,10 @@ import numpy as np
 from service.errors import InvalidInput
 from service.tensors import NUMPY_TYPES, Tensor, elements, float32_to_bf16, pack_bytes, shape_text, unpack_bytes
 
+RAGGED = (
+    "data is not a regular array, as some of its lists have other lengths than others: a request has one size of each "
+    "dimension, so send rows of another size in a request of their own"
+)
 FLOATS = ("FP16", "BF16", "FP32", "FP64")
 
 
@@ -24,8 +28,8 @@ def json_to_tensor(name: str, datatype: str, shape: tuple[int, ...] | None, data
         return _strings(name, shape, data)
     try:
         array = np.asarray(data)
-    except (ValueError, OverflowError) as error:  # numpy refuses ragged nesting
-        raise InvalidInput(f"input '{name}': data is not a regular array of numbers: {error}") from error
+    except (ValueError, OverflowError) as error:  # how numpy refuses it
+        raise InvalidInput(f"input '{name}': {RAGGED}") from error
     if datatype == "UINT64" and array.dtype.kind == "f":
         array = _exact(data, array)
     _check_kind(name, datatype, array)
@@ -79,6 +83,8 @@ def _strings(name: str, shape: tuple[int, ...] | None, data: Any) -> Tensor:
 def _flatten(name: str, data: Any) -> tuple[list[str], tuple[int, ...]]:
     array = np.array(data, dtype=object)
     values = array.reshape(-1).tolist()
+    if any(isinstance(value, list) for value in values):
+        raise InvalidInput(f"input '{name}': {RAGGED}")
     if not all(isinstance(value, str) for value in values):
         raise InvalidInput(f"input '{name}': BYTES takes strings in JSON: send other bytes as binary data")
     return values, array.shape

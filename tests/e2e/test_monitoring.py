@@ -38,12 +38,14 @@ PAUSE_S = 0.02  # between two requests of a client
 
 
 def gpu_metrics() -> bytes:
-    """What the sidecar tells where there is a GPU, which there is none here."""
+    """What the sidecar tells where there is a GPU, which there is none here, and sizes that are padded."""
     merged: Merged = {
         each.name: words_of({("0", "GPU-1", "H100"): 70}) for each in metrics.METRICS if "gpu" in each.labels
     }
     merged[metrics.MODEL_MEMORY.name] = words_of({("affine", "1", "cuda:0"): 1 << 30})
     merged[metrics.COVERAGE.name] = words_of({("affine", "1", of): 900_000 for of in ("operators", "parameters")})
+    elements = int(1000 * time.monotonic())
+    merged[metrics.PADDED.name] = words_of({("affine", "1", kind): elements for kind in ("request", "padding")})
     return expose(families(merged), TEXT_TYPE)
 
 

@@ -98,6 +98,29 @@ def test_every_datatype_can_have_a_default(datatype: str, default: Any, filled: 
     assert to_numpy(tensor).tolist() == filled
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/models/text:predict", {"instances": [[1, 2], [3]]}),
+        ("/v1/models/text:predict", {"instances": [{"ids": [1, 2]}, {"ids": [3]}]}),
+        ("/v1/models/text/infer", {"inputs": {"ids": [[1, 2], [3]]}}),
+    ],
+)
+def test_rows_of_different_sizes_are_no_request_even_where_sizes_are_padded(path: str, body: Any) -> None:
+    """Its answer would have no one shape either, which other doors could not give."""
+    answer = Client(entry_of_one_input()).post(path, body)
+    assert answer.status_code == 400
+    assert answer.json()["error"] == (
+        "input 'ids': data is not a regular array, as some of its lists have other lengths than others: a request has "
+        "one size of each dimension, so send rows of another size in a request of their own"
+    )
+
+
+def entry_of_one_input() -> Any:
+    pad = Padding({"length": (4, 8)}, {"ids": {1: "length"}})
+    return entry(name="text", inputs=(TensorSpec("ids", "INT64", (-1, -1)),), batching=Batching(pad=pad))
+
+
 MODEL = "max_batch_size: {size}\ninputs: [{{name: x, datatype: {datatype}, shape: {shape}, default: {default}}}]\n"
 
 

@@ -132,6 +132,7 @@ REFUSED: list[tuple[Any, str]] = [
     (change(data=[1]), r"data has 1 values, shape \[1,2\] takes 2"),
     (change(data=...), "neither data nor a binary_data_size"),
     (change(data=[[1], [2, 3]]), "not a regular array"),
+    (change(datatype="BYTES", data=[["a"], ["b", "c"]]), "some of its lists have other lengths"),
     (change(data=["a", "b"]), "FP32 takes numbers, data holds text"),
     (change(data=[None, 1]), "FP32 takes numbers"),
     (change(datatype="INT8", data=[1, 200]), r"200 does not fit INT8 \(-128 to 127\)"),
