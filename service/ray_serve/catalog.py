@@ -53,12 +53,14 @@ class Deployments:
 
     async def ask(self, name: str) -> None:
         """Ask once. Where there is no answer, the last one holds: requests wait for a replica, or are refused."""
-        response = self._entries_of[name].remote()
+        response: Any = None
         try:
+            response = self._entries_of[name].remote()
             async with asyncio.timeout(ASK_TIMEOUT_S):
                 entries = wire.unpack_entries(await response)
         except TimeoutError:
-            response.cancel()
+            if response is not None:
+                response.cancel()
             return
         except Exception as error:  # noqa: BLE001 - whatever Ray raises, it is asked again
             log.info("model %s: no replica says what it serves: %s", name, type(error).__name__)

@@ -124,7 +124,7 @@ def _answer(parcel: wire.Parcel, now: float) -> Answer:
     message, parts = wire.unpack_answer(*parcel, now)
     match message:
         case Failure():
-            raise from_inside(message.code, message.message)
+            raise from_inside(message.code, message.message, message.retry_after_s)
         case Result():
             return message, parts
 

@@ -19,7 +19,7 @@ from tests.e2e.ray_running import AS_DEPLOYED
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy/ray"
-SERVICE, GRPC = yaml.safe_load_all((FOLDER / "rayservice.yaml").read_text())
+SERVICE, GRPC, NETWORK = yaml.safe_load_all((FOLDER / "rayservice.yaml").read_text())
 CONFIG = yaml.safe_load(SERVICE["spec"]["serveConfigV2"])
 CLUSTER = SERVICE["spec"]["rayClusterConfig"]
 
@@ -81,6 +81,18 @@ def test_the_service_finds_the_workers_alone() -> None:
     assert CLUSTER["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
 
 
+def test_clients_reach_what_is_for_clients_and_nothing_else_of_ray() -> None:
+    named = {port["name"] for each in containers() for port in each.get("ports", ())}
+    within, *rules = NETWORK["spec"]["ingress"]
+    ray_node = NETWORK["spec"]["podSelector"]
+    assert ray_node in [{"matchLabels": each["podSelector"]["matchLabels"]} for each in within["from"]]
+    assert all(each.get("podSelector", {}).get("matchLabels") for each in within["from"]), "no whole namespace"
+    opened = {port["port"] for rule in rules for port in rule["ports"]}
+    assert opened == {"serve", "grpc", "metrics"} <= named
+    alone = yaml.safe_load((ROOT / "deploy/kubernetes/base/networkpolicy.yaml").read_text())
+    assert [rule["from"] for rule in rules] == [rule["from"] for rule in alone["spec"]["ingress"]]
+
+
 def test_there_is_room_for_every_first_replica() -> None:
     needed = sum(
         each["ray_actor_options"]["num_cpus"]
@@ -128,7 +140,7 @@ def test_kubernetes_takes_the_pods_and_the_service(tmp_path: Path, release: str)
         for name, template in templates().items()
     ]
     path = tmp_path / "pods.yaml"
-    path.write_text(yaml.safe_dump_all([*pods, GRPC]))
+    path.write_text(yaml.safe_dump_all([*pods, GRPC, NETWORK]))
     command = [POLICY / "kubernetes-validate", "-k", release, "--strict", path]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

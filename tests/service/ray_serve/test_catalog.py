@@ -20,6 +20,9 @@ class Handle:
         self.entries = self
 
     def remote(self) -> Any:
+        if isinstance(self.said, SystemError):
+            raise self.said  # Ray cannot even be asked just now
+
         async def answer() -> bytes:
             if isinstance(self.said, Exception):
                 raise self.said
@@ -52,6 +55,16 @@ async def test_what_was_said_holds_while_nobody_answers() -> None:
     await deployments.ask("double")
     assert len(catalogs) == 1, "nothing new is nothing to follow"
     handle.said = RuntimeError("all died")
+    await deployments.ask("double")
+    assert deployments.catalog().entries() == (fakes.entry(),)
+
+
+@in_loop
+async def test_who_cannot_even_be_asked_is_asked_again() -> None:
+    handle = Handle(SystemError("no connection to the cluster"))
+    deployments = Deployments({"double": handle}, lambda catalog: None)
+    await deployments.ask("double")
+    handle.said = (fakes.entry(),)
     await deployments.ask("double")
     assert deployments.catalog().entries() == (fakes.entry(),)
 

@@ -128,6 +128,14 @@ async def test_a_refusal_is_the_same_error_here() -> None:
 
 
 @in_loop
+async def test_a_full_replica_says_when_to_come_again() -> None:
+    failure = wire.pack_answer(Failure(1, Code.QUEUE_FULL, "the queue is full", 1.5), [], 0.0)
+    with pytest.raises(QueueFull) as raised:
+        await engines(Handle(Response([failure]))).infer(MESSAGE, BLOBS)
+    assert raised.value.retry_after_s == 1.5
+
+
+@in_loop
 async def test_a_request_whose_replica_died_is_run_elsewhere() -> None:
     handle = Handle(Response([Lost()]), Response([Lost()]), Response([answer(b"xy")]))
     _, blobs = await engines(handle).infer(MESSAGE, BLOBS)
