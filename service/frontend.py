@@ -28,6 +28,7 @@ from service.engine.lending import Lender
 from service.engine.link import FrameProtocol, inherited_socket
 from service.engine.messages import Answer, Configure, Drain, Followed, Shared, Snapshot, Started, StartFailed
 from service.extensions import Extensions
+from service.heap import give_back_now_and_then
 from service.looking_loop import LookingLoop
 from service.observe.logs import follow_log_settings, set_up_logging
 from service.observe.recorders import RequestRecorder
@@ -102,7 +103,7 @@ class Frontend:
             sock=inherited_socket(),
         )
         self._send = link.send
-        publishing = asyncio.create_task(self._publish_in_flight())
+        beside = [asyncio.create_task(self._publish_in_flight()), asyncio.create_task(give_back_now_and_then())]
         configure: Configure | None = None
         draining: asyncio.Task[int] | None = None
         while True:
@@ -126,7 +127,8 @@ class Frontend:
                     draining.add_done_callback(lambda _: self._orders.put_nowait(None))
                 case None:
                     break
-        publishing.cancel()
+        for task in beside:
+            task.cancel()
         self._parent.lost()
         return draining.result() if draining is not None and draining.done() else 0
 
