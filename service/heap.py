@@ -1,7 +1,7 @@
 """Memory that the C library keeps for itself after a peak, given back to the system.
 
-Knows nothing of what it was for. glibc returns by itself only what is free at the end of its heap: a message over gRPC that
-lives on keeps all before it resident. `frontend.py` has it given back now and then.
+Knows nothing of what it was for. glibc returns by itself only what is free at the end of its heap: a message that lives
+there keeps all before it resident. `frontend.py` has it given back now and then.
 """
 
 from __future__ import annotations
@@ -25,5 +25,7 @@ def give_back() -> bool:
 
 async def give_back_now_and_then() -> None:
     """Until cancelled, or until it is known that it cannot be."""
-    while give_back():
+    while True:
         await asyncio.sleep(EVERY_S)
+        if not give_back():
+            return

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import grpc
 import msgspec
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from protos import inference_pb2_grpc
 from service.certificates import Certificates, Held
@@ -26,6 +25,7 @@ from service.rpc.familiar import Familiar
 from service.rpc.guard import GuardInterceptor
 from service.rpc.health import SERVICE, Health
 from service.rpc.lane import InferLane
+from service.rpc.reflection import Reflection
 from service.rpc.servicer import Inference, Servicer
 from service.security import Guard
 
@@ -85,7 +85,7 @@ async def start_rpc(
     server.add_generic_rpc_handlers((lane,))  # before the servicer's: the first that knows a call answers it
     inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, _Unregistered(server))  # type: ignore[no-untyped-call]
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    reflection.enable_server_reflection((SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+    server.add_generic_rpc_handlers((Reflection((SERVICE, "grpc.health.v1.Health")),))
     bound = _bind(server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", options.tls)
     await server.start()
     return RpcServer(server, health, stopping, bound)
