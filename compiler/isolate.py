@@ -23,6 +23,7 @@ from compiler.jobs import Answer, Job, Note, Refused, Report
 TICK_S = 1.0  # how often the caller hears that time passes, and may stop the work by raising
 GRACE_S = 5.0  # a builder that closed its pipe only has to leave
 LOG_TAIL_BYTES = 4000
+TEMPORARY = "tmp"
 
 KILLED_HINTS = {
     signal.SIGKILL: "usually the kernel, for want of memory",
@@ -74,6 +75,7 @@ def describe_end(status: int, last_line: str = "") -> str:
 @contextlib.contextmanager
 def _started(workspace: Path, stderr: int, niceness: int) -> Iterator[subprocess.Popen[bytes]]:
     """The builder, in a session of its own; the whole of it is gone afterwards, compilers it started included."""
+    (workspace / TEMPORARY).mkdir(exist_ok=True)
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "compiler.builder", str(niceness)],
         stdin=subprocess.PIPE,
@@ -102,6 +104,7 @@ def builder_environment(inherited: Mapping[str, str], workspace: Path) -> dict[s
         # Their defaults are shared and guessable folders under /tmp, from which code is run.
         "TORCHINDUCTOR_CACHE_DIR": str(workspace / "inductor"),
         "TRITON_CACHE_DIR": str(workspace / "triton"),
+        "TMPDIR": str(workspace / TEMPORARY),  # builders leave at once, and so what libraries unpacked there
     }
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import signal
 import socket
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +49,7 @@ from service.observe.sidecar import sidecar_arguments
 from service.observe.store import process_store
 from service.registrar import Registrar
 from service.repository.catalog import Catalog
+from service.scratch import Scratch
 from service.settings import Settings
 from service.startup import StartupError, address_of, bind, check_access, check_devices, choose_by_machine
 
@@ -89,7 +88,7 @@ class Server:
             reply=lambda index, answer: self._frontends[index].send(answer),
         )
         self._registrar.memory = self._memory
-        self._runtime_directory = Path(tempfile.mkdtemp(prefix="torchere-"))
+        self._scratch = Scratch()
         self._frontends: list[Child] = []
         self._engines: list[Child] = []
         self._sidecars: list[Child] = []  # one, or none where it runs in a container of its own
@@ -116,9 +115,9 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
-        loader = Loader(self._settings, self._devices[0], self._deployment, self._runtime_directory)
+        loader = Loader(self._settings, self._devices[0], self._deployment, self._scratch.path)
         self._models = ModelControl(
-            self._settings, loader, self._deployment, self._registrar.everyone_follows, self._runtime_directory
+            self._settings, loader, self._deployment, self._registrar.everyone_follows, self._scratch.path
         )
         try:
             check_access(self._settings)
@@ -144,7 +143,7 @@ class Server:
             loader.stop()
             for child in self._children:
                 child.kill()
-            shutil.rmtree(self._runtime_directory, ignore_errors=True)
+            self._scratch.remove()
         return code
 
     def _start_children(self, sockets: list[socket.socket]) -> None:
@@ -183,7 +182,7 @@ class Server:
                     settings.log_format,
                     settings.log_level,
                     settings=settings.model_dump_json(),
-                    runtime_directory=str(self._runtime_directory),
+                    runtime_directory=str(self._scratch.path),
                 ),
                 self._snapshot(),
             ]
@@ -206,12 +205,13 @@ class Server:
 
         def died() -> None:
             self._watchdog.ended(slot)
+            self._scratch.empty(f"engine-{slot}")
             self._deployment.died(slot)
 
         def first_words() -> list[ParentMessage]:
             nonlocal generation
             generation += 1
-            path = self._runtime_directory / f"engine-{slot}-{generation}.sock"
+            path = self._scratch.path / f"engine-{slot}-{generation}.sock"
             self._watchdog.began(slot, path)
             return [
                 Configure(
@@ -240,7 +240,7 @@ class Server:
                 case StartFailed(reason):
                     self._fail(reason)
 
-        seen = environment_of(device, os.environ)
+        seen = {**environment_of(device, os.environ), **self._scratch.part(f"engine-{slot}")}
         program = Program(f"engine {device}", "service.engine.worker", environment=seen)
         return self._child(program, first_words, heard, died)
 

@@ -18,6 +18,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from service.scratch import Scratch
+
 log = logging.getLogger("torchere.metrics")
 
 DIRECTORY_VARIABLE = "TORCHERE_METRICS_DIRECTORY"
@@ -193,7 +195,9 @@ def metrics_folder(chosen: Path | None) -> Iterator[Path]:
     """The folder in which this process and its children count: the chosen one, which stays, else a temporary one."""
     with contextlib.ExitStack() as stack:
         if chosen is None:
-            chosen = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="torchere-metrics-")))
+            scratch = Scratch("metrics-")
+            stack.callback(scratch.remove)
+            chosen = scratch.path
         chosen.mkdir(parents=True, exist_ok=True)
         os.environ[DIRECTORY_VARIABLE] = str(chosen)
         try:

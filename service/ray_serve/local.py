@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import sys
-import tempfile
 from collections.abc import AsyncGenerator, Sequence
-from pathlib import Path
 
 import msgspec
 from msgspec import structs
@@ -35,6 +32,7 @@ from service.engine.worker import SWITCH_INTERVAL_S, Engine
 from service.loading import Loader
 from service.observe.store import process_store
 from service.repository.catalog import Entry, State
+from service.scratch import Scratch
 from service.settings import Settings
 
 log = logging.getLogger("torchere.ray")
@@ -54,7 +52,7 @@ class LocalService:
         self._model = model
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
-        self._runtime_directory = Path(tempfile.mkdtemp(prefix="torchere-"))
+        self._scratch = Scratch()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         device = detect_devices()[0] if settings.device == "auto" else settings.device
         configure = Configure(settings.log_format, settings.log_level, device, settings.threads)
@@ -65,7 +63,7 @@ class LocalService:
         )
         self._deployment.started(SLOT, EngineAddress(device, "", 1))
         settings = settings.model_copy(update={"models": (model,)})
-        self._loader = Loader(settings, device, self._deployment, self._runtime_directory)
+        self._loader = Loader(settings, device, self._deployment, self._scratch.path)
         self._next_id = 0
 
     def __repr__(self) -> str:
@@ -123,7 +121,7 @@ class LocalService:
         """Make nothing more, answer what waits."""
         self._loader.stop()
         await asyncio.to_thread(self._engine.close)
-        shutil.rmtree(self._runtime_directory, ignore_errors=True)
+        self._scratch.remove()
 
     def _own(self, message: Infer) -> Infer:
         """Ids of several frontends are not unique here."""

@@ -25,4 +25,5 @@ def test_code_generators_keep_their_caches_in_the_workspace() -> None:
     environment = builder_environment({"PYTHONPATH": "/mine", "TRITON_CACHE_DIR": "/tmp/shared"}, Path("/w"))
     assert environment["TRITON_CACHE_DIR"] == "/w/triton"
     assert environment["TORCHINDUCTOR_CACHE_DIR"] == "/w/inductor"
+    assert environment["TMPDIR"] == "/w/tmp"
     assert environment["PYTHONPATH"].endswith(":/mine")
