@@ -1,4 +1,4 @@
-"""What the compiler's tests share: a place for model files, a target, a cache."""
+"""What the compiler's tests share: a place for model files, a target, a cache, an attempt."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from compiler import Cache
+from compiler import Artifact, Cache, Options, compile, find_source
 from compiler.spec import Target
 from compiler.target import detect_target
+from tests.compiler.attempts import FAST
 
 LINEAR = """
 import torch
@@ -49,3 +50,13 @@ def write_model(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def attempt(write_model: Callable[..., Path], target: Target, cache: Cache) -> Callable[..., Artifact]:
+    """`attempt(text, options)`: compile a model.py of that text."""
+
+    def compile_text(text: str, options: Options = FAST) -> Artifact:
+        return compile(find_source(write_model(text)), options, target, cache)
+
+    return compile_text

@@ -7,10 +7,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,8 +20,10 @@ import numpy as np
 
 from protos import inference_pb2 as messages
 from protos.inference_pb2_grpc import GRPCInferenceServiceStub
+from tests.e2e.running import RunningServer
 
 LIMIT_S = 120.0
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass
@@ -202,3 +206,33 @@ async def at_a_rate(port: int, body: bytes, rate: float, seconds: float) -> list
 
 def statuses(answers: list[tuple[int, Any, float]]) -> Counter[int]:
     return Counter(status for status, _, _ in answers)
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    """Return as soon as it holds; the loop goes on meanwhile."""
+    deadline = time.monotonic() + 60
+    while not await asyncio.to_thread(condition):
+        assert time.monotonic() < deadline, what
+        await asyncio.sleep(0.02)
+
+
+def is_scraped(running: RunningServer) -> bool:
+    try:
+        return bool(running.metrics())
+    except OSError:
+        return False
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def is_compiling(running: RunningServer) -> bool:
+    return any(entry["optimization"] == "compiling" for entry in running.get("/v1/models")[1]["entries"])
+
+
+def resident_bytes(pids: Iterable[int]) -> int:
+    return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES for pid in pids)

@@ -22,8 +22,13 @@ from tests.e2e.breaking import (
     at_a_rate,
     grpc_request,
     http_request,
+    is_alive,
+    is_compiling,
+    is_scraped,
+    resident_bytes,
     result,
     statuses,
+    until,
 )
 from tests.e2e.conftest import ROOT
 from tests.e2e.memory_group import memory_group
@@ -44,17 +49,6 @@ def server(cache: Path, logs: Path) -> Iterator[RunningServer]:
         # Nothing is compiled any more: what is measured here is not measured beside a compiler.
         running.wait_for(lambda: not is_compiling(running), "everything to be compiled")
         yield running
-
-
-def is_compiling(running: RunningServer) -> bool:
-    return any(entry["optimization"] == "compiling" for entry in running.get("/v1/models")[1]["entries"])
-
-
-async def until(condition: object, what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not await asyncio.to_thread(condition):  # type: ignore[arg-type]
-        assert time.monotonic() < deadline, what
-        await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
@@ -212,13 +206,6 @@ def test_the_sidecar_comes_back_and_has_forgotten_nothing(server: RunningServer)
     assert server.metric("torchere_requests_total", model="poison", outcome="success") >= answered
 
 
-def is_scraped(running: RunningServer) -> bool:
-    try:
-        return bool(running.metrics())
-    except OSError:
-        return False
-
-
 def test_ten_times_more_than_it_can_do(server: RunningServer) -> None:
     """It goes on to do what it can, and says no to the rest at once."""
 
@@ -281,11 +268,7 @@ def test_slow_and_half_open_clients_hold_nobody_up(server: RunningServer) -> Non
 
 
 def test_200_megabytes_are_refused_without_being_kept(server: RunningServer) -> None:
-    def resident() -> int:
-        pids = server.children(FRONTEND)
-        return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 for pid in pids)
-
-    before = resident()
+    before = resident_bytes(server.children(FRONTEND))
     with socket.create_connection(("127.0.0.1", server.http_port)) as client:
         client.sendall(b"POST /v2/models/poison/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 200000000\r\n\r\n")
         assert client.recv(65536).startswith(b"HTTP/1.1 413")
@@ -301,7 +284,7 @@ def test_200_megabytes_are_refused_without_being_kept(server: RunningServer) -> 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         asyncio.run(over_grpc())
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert resident() - before < 32_000_000
+    assert resident_bytes(server.children(FRONTEND)) - before < 32_000_000
 
 
 def test_kill_9_of_the_parent_ends_all_its_children(server: RunningServer) -> None:
@@ -315,10 +298,3 @@ def test_kill_9_of_the_parent_ends_all_its_children(server: RunningServer) -> No
     while any(is_alive(pid) for pid in children):
         assert time.monotonic() < deadline, "somebody stayed"
         time.sleep(0.05)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -16,7 +16,6 @@ import json
 import os
 import queue
 import sys
-import urllib.request
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -24,7 +23,7 @@ import numpy as np
 from tritonclient.utils import shared_memory as memory
 
 from tests.e2e.foreign import triton_models
-from tests.e2e.foreign.triton_client import ROW, TIMEOUT_S, Caller, failure, now
+from tests.e2e.foreign.triton_client import ROW, TIMEOUT_S, Caller, carry, failure, now
 
 
 class Calls(Caller):
@@ -262,13 +261,6 @@ class Calls(Caller):
         body, size = self.client.generate_request_body(self.rows(), outputs=[self.output("sum")], request_id="7")
         answer, length = await asyncio.to_thread(carry, self.url, body, size)
         return self.client.parse_response_body(answer, header_length=length).as_numpy("sum").tolist()
-
-
-def carry(url: str, body: bytes, size: int) -> tuple[bytes, int]:
-    head = {"Inference-Header-Content-Length": str(size)}
-    request = urllib.request.Request(f"http://{url}/v2/models/affine/infer", body, head)
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-        return answer.read(), int(answer.headers["Inference-Header-Content-Length"])
 
 
 async def main(flavour: str, url: str, code: str, described: str) -> None:
