@@ -126,7 +126,7 @@ class ServedModel:
     def _borrow(self, pending: Pending, now: float) -> Run | Expire | None:
         """What this thread shall do itself, in place of the instance's: one small batch where that one is idle."""
         message = pending.message
-        if not (self._was_alone and self._is_idle) or now < self._slow_until:
+        if not (self._was_alone and self._is_idle) or self._is_lent or now < self._slow_until:
             return None
         if message.rows > self._quick_rows or message.retry != FIRST or message.places is not None:
             return None
@@ -245,30 +245,22 @@ class ServedModel:
     def _unstack(
         self, batch: Stack, outputs: Sequence[Output], phases: tuple[int, int, int, int], taken: float
     ) -> list[tuple[Result, Sequence[memoryview]]]:
-        requests, rows, bucket = batch.requests, batch.rows, batch.bucket
+        requests, bucket, total = batch.requests, batch.bucket, sum(batch.rows)
         pending = [waiting.payload for waiting in requests]
         columns = self._stacker.unstack(batch, outputs)
         queue_ns = [int((taken - waiting.arrived) * 1e9) for waiting in requests]
         begun = [ns for ns, waiting in zip(queue_ns, requests, strict=True) if not waiting.start]
-        self._counter.batch(begun, phases, sum(rows), bucket, len(rows) - len(begun))
+        self._counter.batch(begun, phases, total, bucket, len(requests) - len(begun))
         elements = self._stacker.elements(batch)
         if elements is not None:
             self._counter.padded(*elements)
         ran = ran_together([item.message.mark for item in pending], taken)
         answers: list[tuple[Result, Sequence[memoryview]]] = []
         for index, item in enumerate(pending):
-            parts = [column[index] for column in columns]
-            blobs = [data for _, data in parts]
-            result = Result(
-                id=item.message.id,
-                shapes=tuple(shape for shape, _ in parts),
-                sizes=tuple(map(len, blobs)),
-                phases=(queue_ns[index], *phases),
-                batch=sum(rows),
-                bucket=bucket,
-                ran=ran if item.message.mark else None,
-            )
-            answers.append((result, blobs))
+            shapes, blobs = zip(*[column[index] for column in columns], strict=True)
+            message, times = item.message, (queue_ns[index], *phases)
+            own = ran if message.mark else None
+            answers.append((Result(message.id, shapes, tuple(map(len, blobs)), times, total, bucket, True, own), blobs))
         return answers
 
     def _fail(self, requests: Sequence[Waiting], code: Code, message: str) -> None:

@@ -1,5 +1,6 @@
 """On a device that computes on its own the next batch is under way before one has landed; all are answered once."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -53,6 +54,7 @@ class Bench:
 
     def __init__(self, **changes: Any) -> None:
         self.passed = threading.Semaphore(0)
+        self.threads: list[int] = []  # that computed
         self.entry = entry(**changes)
         self.counter, self.connection = FakeBatchCounter(), FakeConnection()
         device = Device("cpu", threads=1)
@@ -61,15 +63,20 @@ class Bench:
         self.model.start(on_broken=pytest.fail)
 
     def _compute(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        self.threads.append(threading.get_ident())
         assert self.passed.acquire(timeout=PATIENCE_S)
         if bool((inputs[0] < 0).any()):
             raise ValueError("a value is negative")
         return (2 * inputs[0][: -1 if bool((inputs[0] == 999).any()) else None],)
 
-    def submit(self, identity: int, value: float) -> None:
+    def submit(self, identity: int, value: float, is_alone: bool = False) -> None:
         array = np.full((1, 3), value, np.float32)
         message = Infer(identity, "double", "1", 1, (array.shape,), (array.nbytes,))
-        self.model.submit(Pending(message, [memoryview(array.tobytes())], self.connection), now=0.0)
+        self.model.submit(Pending(message, [memoryview(array.tobytes())], self.connection, is_alone=is_alone), now=0.0)
+
+    def wait_until_idle(self) -> None:
+        while not self.model._is_idle:
+            os.sched_yield()
 
     def close(self, calls: int = 10_000) -> None:
         self.passed.release(calls)
@@ -142,3 +149,47 @@ def test_a_batch_that_cannot_be_launched_is_run_in_halves() -> None:
     bench.submit(0, -1.0)
     bench.close()
     assert isinstance(bench.connection.answers[0][0], Failure)
+
+
+def test_what_comes_alone_while_nothing_is_under_way_is_answered_before_submit_returns() -> None:
+    bench = Bench()
+    bench.model.plan_by({1: 0.1})
+    bench.passed.release(3)
+    for identity in range(3):
+        bench.wait_until_idle()
+        bench.submit(identity, -1.0 if identity == 1 else identity, is_alone=True)
+        assert identity in bench.connection.answers
+    assert bench.threads == [threading.get_ident()] * 3
+    assert isinstance(bench.connection.answers[1][0], Failure)
+    assert bench.counter.running == 0
+    bench.close()
+    assert bench.outputs() == {0: 0, 2: 4}
+
+
+def test_what_comes_meanwhile_waits_for_it_and_is_the_instances_own() -> None:
+    bench = Bench()
+    bench.model.plan_by({1: 0.1})
+    bench.wait_until_idle()
+    reader = threading.Thread(target=bench.submit, args=(0, 0), kwargs={"is_alone": True})
+    reader.start()
+    while not bench.threads:
+        os.sched_yield()
+    for identity in (1, 2):
+        bench.submit(identity, identity, is_alone=True)
+    assert bench.runner.under_way == 0, "one that is lent launches nothing itself"
+    closing = threading.Thread(target=bench.model.close)
+    closing.start()
+    bench.passed.release(3)
+    for thread in (reader, closing):
+        thread.join()
+    assert bench.outputs() == {0: 0, 1: 2, 2: 4}
+    assert [each == reader.ident for each in bench.threads].count(True) == 1
+
+
+def test_a_model_that_is_not_quick_is_never_lent() -> None:
+    bench = Bench()
+    bench.model.plan_by({1: 50.0})
+    bench.wait_until_idle()
+    bench.submit(0, 0, is_alone=True)
+    bench.close()
+    assert bench.threads[0] != threading.get_ident()
