@@ -178,6 +178,7 @@ class Frontend:
             guard = make_guard(settings.token_file, settings.restricted_api)
             app = create_app(self._plane, self._control, settings, guard)
             app.lane.watcher = self._watched.watcher
+            app.on_opened = gc.freeze  # as below
             app.lane.arena = self._engines.lender.arena if self._engines.lender is not None else None
             tls = make_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
             certificates = Certificates(tls) if tls is not None else None

@@ -1,50 +1,45 @@
-"""The HTTP application: inference on the fast lane, everything else through FastAPI, every error `{"error": ...}`.
+"""The HTTP application: inference on the fast lane, probes beside it, everything else through FastAPI.
 
-Knows routes, not models. `frontend.py` serves it; `infer.py` is the lane, `v2.py` and `models.py` are the other routes.
+Knows routes, not models. `frontend.py` serves it; `infer.py` is the lane, `probes.py` answers probes, `pages.py` has
+all other routes.
 """
 
 from __future__ import annotations
 
-import functools
-import logging
-from collections.abc import MutableMapping
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
-from starlette.exceptions import HTTPException
-from starlette.routing import Route
 
 from service.control import Control
 from service.errors import NotFound, ServiceError
 from service.plane import Plane
-from service.rest import models, v2, v2_admin
 from service.rest.body import Receive, limit_body
-from service.rest.errors import error_answer, error_body
 from service.rest.infer import InferLane, header_of, send_answer
-from service.rest.openapi import describe_models
 from service.rest.operations import operation_of
+from service.rest.probes import answer_probe
 from service.rest.routes import parse_route
 from service.rest.watched import Send, noting
 from service.security import Guard
 from service.settings import Settings
 
-log = logging.getLogger("torchere.frontend")
+Scope = MutableMapping[str, Any]
+Pages = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class App:
     """An ASGI application. Every path begins with `prefix`; `guard` is asked before anything is read."""
 
-    def __init__(self, lane: InferLane, pages: FastAPI, prefix: str = "", guard: Guard | None = None) -> None:
+    def __init__(self, lane: InferLane, control: Control, prefix: str = "", guard: Guard | None = None) -> None:
         self.lane = lane
-        self._pages = pages
+        self.on_opened: Callable[[], object] = lambda: None  # when all that will stay is there
+        self._control = control
         self._prefix = prefix
         self._guard = guard
+        self._pages: asyncio.Future[Pages] | None = None
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._pages(scope, receive, send)
+            await (await self._opened())(scope, receive, send)
             return
         watcher = self.lane.watcher
         noted = send if watcher is None or not watcher.logs_access else noting(watcher, scope, send)
@@ -65,63 +60,28 @@ class App:
         route = parse_route(path)
         if route is not None:
             await self.lane(scope, receive, send, route)
-        else:
-            await self._pages(scope, limit_body(receive, self.lane.limits.body_bytes), noted)
+            return
+        answer = answer_probe(scope["method"], path, self._control)
+        if answer is not None:
+            await send_answer(noted, *answer)
+            return
+        await (await self._opened())(scope, limit_body(receive, self.lane.limits.body_bytes), noted)
+
+    async def _opened(self) -> Pages:
+        """Made beside the loop when they are first asked for: to import what they need takes half a second."""
+        if self._pages is None:
+            self._pages = asyncio.ensure_future(asyncio.to_thread(self._open))
+        return await asyncio.shield(self._pages)  # others wait for them too, if this client leaves
+
+    def _open(self) -> Pages:
+        from service.rest.pages import create_pages
+
+        pages = create_pages(self._control)
+        self.on_opened()
+        return pages
 
 
 def create_app(plane: Plane, control: Control, settings: Settings, guard: Guard | None = None) -> App:
     """The application of one frontend."""
-    pages = FastAPI(
-        title="torchere",
-        version=control.version,
-        description="Serves PyTorch models with dynamic batching, over the Open Inference Protocol v2 and by name.",
-        redirect_slashes=False,
-    )
-    # The first is asked first: `stats` is no model's name here.
-    routers = [v2_admin.create_router(control), v2.create_router(control), models.create_router(control)]
-    for router in routers:
-        pages.include_router(router)
-    routes = [route for router in routers for route in router.routes if isinstance(route, Route)]
-    pages.add_exception_handler(HTTPException, functools.partial(_http_error, routes))
-    pages.add_exception_handler(RequestValidationError, _validation_error)
-    pages.add_exception_handler(ServiceError, _service_error)
-    pages.add_exception_handler(Exception, _unexpected_error)
-    describe_models(pages, control)
     prefix = settings.http_prefix
-    return App(InferLane(plane, settings.limits, prefix, guard), pages, prefix, guard)
-
-
-async def _http_error(routes: list[Route], request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException), "registered for it"
-    detail, headers = error.detail, {name.lower(): value for name, value in (error.headers or {}).items()}
-    method, path = request.method[:20], request.url.path[:200]
-    prefix = request.scope.get("root_path", "")
-    if error.status_code == 404:
-        detail = f"there is no {method} {path} here: {prefix}/docs lists the routes"
-    if error.status_code == 405:
-        headers["allow"] = _allowed(routes, request.url.path.removeprefix(prefix)) or headers.get("allow", "")
-        detail = f"{method} is not allowed for {path}: use {headers['allow']}"
-    return Response(error_body(detail), error.status_code, headers, "application/json")
-
-
-def _allowed(routes: list[Route], path: str) -> str:
-    """The verbs of every route with this path; FastAPI itself names those of the first."""
-    return ", ".join(sorted({verb for route in routes if route.path_regex.match(path) for verb in route.methods or ()}))
-
-
-async def _validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError), "registered for it"
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first.get("loc", ()))
-    return Response(error_body(f"{where}: {first.get('msg', 'not valid')}"), 400, media_type="application/json")
-
-
-async def _service_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ServiceError), "registered for it"
-    status, headers, body = error_answer(error)
-    return Response(body, status, {name.decode(): value.decode() for name, value in headers})
-
-
-async def _unexpected_error(request: Request, error: Exception) -> Response:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return Response(error_body("internal error: the server's log has the details"), 500, media_type="application/json")
+    return App(InferLane(plane, settings.limits, prefix, guard), control, prefix, guard)

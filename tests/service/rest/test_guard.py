@@ -11,8 +11,10 @@ import httpx
 import pytest
 from starlette.routing import Route
 
+from service.control import Control
 from service.errors import QueueFull
 from service.rest.operations import UNKNOWN, operation_of
+from service.rest.pages import create_pages
 from service.security import GROUPS, SCOPES, token_line
 from tests.service.rest.asking import Client
 from tests.service.rest.test_protocol import BODY, talk
@@ -40,7 +42,7 @@ def token_file(folder: Path, *scopes: str) -> Path:
 
 def routes(client: Client) -> Iterator[tuple[str, str]]:
     """Every verb and path that the application has."""
-    pending = list(client.app._pages.routes)
+    pending = list(create_pages(Control(client.plane)).routes)
     while pending:
         route: Any = pending.pop()
         if isinstance(route, Route):
