@@ -24,6 +24,8 @@ from service.repository.model_config import ModelConfig
 
 log = logging.getLogger("torchere.parent")
 
+GIVEN_UP = "it was unloaded meanwhile"
+
 
 @dataclass(frozen=True, slots=True)
 class _Unloading:
@@ -153,11 +155,16 @@ class Deployment:
         """Where the Python steps of a version are kept that engines may have to load."""
         return self._rollout.step_folders(key)
 
+    def given_up(self, name: str) -> None:
+        """Nothing more is made of a model: who waits for that is told."""
+        for key in [key for key in self._expected if key[0] == name]:
+            self._conclude(key, GIVEN_UP)
+
     def removed(self, key: Key, entry: Entry | None) -> None:
         """A version is served no more; `entry` says so, None: it is not even there."""
         self._rollout.removed(key, entry)
         self._ensembles.drop(key)
-        self._conclude(key, "it was unloaded meanwhile")
+        self._conclude(key, GIVEN_UP)
         if entry is None:
             self.catalog.drop(*key)
         self._follow()

@@ -10,12 +10,13 @@ import asyncio
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any, Protocol
 
 from compiler.spec import TensorSpec
-from service.deployment import Deployment
+from service.deployment import GIVEN_UP, Deployment
 from service.describe import not_loaded
 from service.engine.fleet import Key
 from service.engine.messages import LoadModel, UnloadModel
@@ -59,6 +60,7 @@ class ModelControl:
         self._everyone_follows = everyone_follows
         self._runtime_directory = runtime_directory
         self._turns: dict[str, asyncio.Lock] = {}
+        self._departures: Counter[str] = Counter()  # how often each was unloaded
         self._uploads: dict[str, Path] = {}  # model -> the folder that its files came to
         self._asked_for = set(settings.load_model)  # by name; others were loaded because an ensemble calls them
         self._retiring: set[asyncio.Task[None]] = set()
@@ -79,10 +81,8 @@ class ModelControl:
         try:
             override = json.loads(change.override) if change.override else {}
             for name in await self._missing_members(change.name, override, upload):
-                async with self._turn(name):
-                    await self._load(name, {}, None)
-            async with self._turn(change.name):
-                await self._load(change.name, override, upload)
+                await self._load(name, {}, None)
+            await self._load(change.name, override, upload)
         except BaseException:
             if upload is not None:
                 remove_upload(self._runtime_directory, upload)
@@ -96,10 +96,8 @@ class ModelControl:
         if change.with_members and EVERYTHING not in self._asked_for:
             leaving += called_only_by(change.name, self._deployment.catalog, keep=self._asked_for)
         for name in leaving:
-            async with self._turn(name):
-                entries = self._deployment.catalog.versions(name)
-                self._loader.give_up(name)
-                await self._unload([_key(entry) for entry in entries], is_there=True)
+            self._deployment.catalog.versions(name)  # NotFound where there are none
+            await self._leave(name, is_there=True)
             self._asked_for.discard(name)
             self._replace_upload(name, None)
 
@@ -117,23 +115,24 @@ class ModelControl:
         task.add_done_callback(self._retiring.discard)
 
     async def poll(self) -> None:
-        """Follow the repository until cancelled."""
+        """Follow the repository until cancelled; what one model takes to compile keeps no other waiting."""
         served = before = await asyncio.to_thread(self._look)
-        while True:
-            await asyncio.sleep(self._settings.poll_interval_s)
-            try:
-                now = await asyncio.to_thread(self._look)
-            except RepositoryError as error:
-                log.warning("%s: what serves goes on", error)
-                continue
-            found = changes(served, before, now)
-            for name in (*found.came, *found.changed):
-                await self._follow_change(name)
-                served = {**served, name: now[name]}
-            for name in found.went:
-                await self._follow_loss(name)
-                served = {other: files for other, files in served.items() if other != name}
-            before = now
+        async with asyncio.TaskGroup() as following:
+            while True:
+                await asyncio.sleep(self._settings.poll_interval_s)
+                try:
+                    now = await asyncio.to_thread(self._look)
+                except RepositoryError as error:
+                    log.warning("%s: what serves goes on", error)
+                    continue
+                found = changes(served, before, now)
+                for name in (*found.came, *found.changed):
+                    following.create_task(self._follow_change(name))
+                    served = {**served, name: now[name]}
+                for name in found.went:
+                    following.create_task(self._follow_loss(name))
+                    served = {other: files for other, files in served.items() if other != name}
+                before = now
 
     def _look(self) -> dict[str, Look]:
         wanted = self._settings.models
@@ -143,22 +142,32 @@ class ModelControl:
 
     async def _follow_change(self, name: str) -> None:
         try:
-            async with self._turn(name):
-                await self._load(name, {}, None)
+            await self._load(name, {}, None)
             log.info("model %s: loaded as it is in the repository now", name)
         except ServiceError as error:
             log.error("model %s has changed: %s", name, error)
+        except Exception:  # a fault of this server: other models are followed all the same
+            log.exception("model %s has changed", name)
 
     async def _follow_loss(self, name: str) -> None:
-        async with self._turn(name):
-            self._loader.give_up(name)
-            keys = [_key(entry) for entry in self._deployment.catalog.entries() if entry.name == name]
-            await self._unload(keys, is_there=False)
-        log.info("model %s has gone from the repository and is unloaded", name)
+        try:
+            await self._leave(name, is_there=False)
+            log.info("model %s has gone from the repository and is unloaded", name)
+        except Exception:  # as above
+            log.exception("model %s has gone", name)
 
     def _turn(self, name: str) -> asyncio.Lock:
         """One change of a model at a time."""
         return self._turns.setdefault(name, asyncio.Lock())
+
+    async def _leave(self, name: str, *, is_there: bool) -> None:
+        """Serve a model no more. What is being made of it, or shall be, is given up first: that may take long."""
+        self._departures[name] += 1
+        self._loader.give_up(name)
+        self._deployment.given_up(name)
+        async with self._turn(name):
+            keys = [_key(entry) for entry in self._deployment.catalog.entries() if entry.name == name]
+            await self._unload(keys, is_there=is_there)
 
     def _replace_upload(self, name: str, upload: Path | None) -> None:
         before = self._uploads.pop(name, None)
@@ -190,7 +199,15 @@ class ModelControl:
             raise InvalidInput(f"model '{ensemble}' cannot be loaded: it calls an {error}") from error
 
     async def _load(self, name: str, override: dict[str, Any], upload: Path | None) -> None:
-        model = await asyncio.to_thread(self._find, name, override, upload)
+        departures = self._departures[name]
+        async with self._turn(name):
+            model = await asyncio.to_thread(self._find, name, override, upload)
+            if self._departures[name] != departures:
+                raise InvalidInput(f"model '{name}' was not loaded: {GIVEN_UP}")
+            await self._load_found(model)
+
+    async def _load_found(self, model: FoundModel) -> None:
+        name = model.name
         loaded = [entry for entry in self._deployment.catalog.entries() if entry.name == name]
         beside = {entry.version for entry in loaded if entry.is_ready}
         self._loader.begin(model, beside)
@@ -198,7 +215,7 @@ class ModelControl:
         for version, outcome in awaited.items():
             reason = await outcome
             if reason:
-                rest = "; what served before serves on" if beside else ""
+                rest = "; what served before serves on" if beside and reason != GIVEN_UP else ""
                 raise InvalidInput(self._plain(f"model '{name}' version {version} was not loaded: {reason}{rest}"))
         await self._everyone_follows()
         old = [_key(entry) for entry in loaded if entry.version not in model.versions]

@@ -40,6 +40,7 @@ class Bench:
         self.refuses: set[str] = set()  # versions that the engine cannot load
         self.fails: set[str] = set()  # versions that cannot be compiled
         self.began: list[FoundModel] = []
+        self.is_slow = False  # nothing comes of what is begun
         self.repository, self.runtime = folder / "models", folder / "runtime"
         self.runtime.mkdir()
         self.deployment = Deployment(
@@ -83,7 +84,8 @@ class Bench:
                 self.deployment.reloading((model.name, version))
             else:
                 self.deployment.announced(entry_of(model.config, version, State.LOADING, "waiting"))
-            asyncio.get_running_loop().call_soon(self._made, model, version)
+            if not self.is_slow:
+                asyncio.get_running_loop().call_soon(self._made, model, version)
 
     def _made(self, model: FoundModel, version: str) -> None:
         assert model.config is not None
@@ -102,6 +104,13 @@ class Bench:
 
     def states(self) -> dict[str, str]:
         return {f"{each.name}/{each.version}": each.state for each in self.deployment.catalog.entries()}
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Return as soon as it does."""
+    async with asyncio.timeout(60):
+        while not holds():
+            await asyncio.to_thread(lambda: None)
 
 
 def run(folder: Path, scenario: Callable[[Bench], Awaitable[None]], **settings: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from service.describe import not_loaded
 from service.engine.messages import LoadModel, UnloadModel
 from service.errors import InvalidInput, NotFound, ServiceError
 from service.repository.uploads import write_upload
-from tests.service.controlled import CONFIG, Bench, run
+from tests.service.controlled import CONFIG, Bench, run, until
 
 
 def test_a_model_is_loaded_reloaded_and_unloaded_in_order(tmp_path: Path) -> None:
@@ -209,6 +210,49 @@ def test_what_nobody_asked_for_keeps_no_service_from_being_ready(tmp_path: Path)
         assert not bench.deployment.catalog.is_ready, "what served is missed"
 
     run(tmp_path, scenario)
+
+
+def test_to_unload_waits_for_nothing_that_is_being_made_or_shall_be(tmp_path: Path) -> None:
+    """A compilation may take an hour."""
+
+    async def scenario(bench: Bench) -> None:
+        bench.add("m", "1")
+        await bench.control.load(LoadModel("m"))
+        bench.is_slow = True
+        reloads = [asyncio.create_task(bench.control.load(LoadModel("m"))) for _ in range(2)]
+        await until(lambda: len(bench.began) == 2)
+        await bench.control.unload(UnloadModel("m"))
+        for told in await asyncio.gather(*reloads, return_exceptions=True):
+            assert isinstance(told, InvalidInput)
+            assert str(told).endswith("was not loaded: it was unloaded meanwhile"), told
+        assert (bench.states(), len(bench.began)) == ({"m/1": "UNAVAILABLE"}, 2)
+        bench.is_slow = False
+        await bench.control.load(LoadModel("m"))
+        assert bench.states() == {"m/1": "READY"}
+
+    run(tmp_path, scenario)
+
+
+def test_what_takes_long_to_compile_keeps_no_other_model_from_being_followed(tmp_path: Path) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.add("slow", "1")
+        bench.add("gone", "1")
+        for name in ("slow", "gone"):
+            await bench.control.load(LoadModel(name))
+        looks, look = [], bench.control._look
+        bench.control._look = lambda: looks.append(1) or look()  # type: ignore[func-returns-value, method-assign]
+        following = asyncio.create_task(bench.control.poll())
+        await until(lambda: len(looks) == 2)
+        bench.is_slow = True
+        (bench.repository / "slow/model.yaml").write_text(CONFIG + "description: another\n")
+        await until(lambda: len(bench.began) == 3)
+        bench.is_slow = False
+        shutil.rmtree(bench.repository / "gone")
+        bench.add("new", "1")
+        await until(lambda: bench.states() == {"slow/1": "READY", "new/1": "READY"})
+        following.cancel()
+
+    run(tmp_path, scenario, poll_interval_s=0.1)
 
 
 @pytest.mark.parametrize("seed", range(3))
