@@ -36,9 +36,10 @@ def unstack(
     """
     if not shape or shape[0] != bucket:
         raise ValueError(f"an output has shape {list(shape)} for a batch of {bucket} rows")
-    row_bytes, parts, at = len(data) // bucket, [], 0
+    row_bytes, at, parts = len(data) // bucket, 0, []
+    shapes = {count: (count, *shape[1:]) for count in set(rows)}
     for count in rows:
         end = at + count * row_bytes
-        parts.append(((count, *shape[1:]), data[at:end]))
+        parts.append((shapes[count], data[at:end]))
         at = end
     return parts

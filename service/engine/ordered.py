@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from msgspec import structs
 
@@ -54,7 +53,7 @@ class OrderedModel:
             self._numbered[id(pending.connection), pending.message.id] = number
             self._order.began(LINE, number)
             message = structs.replace(pending.message, id=number)
-            self.inside.submit(replace(pending, message=message, connection=self, within=pending.root), now)
+            self.inside.submit(structs.replace(pending, message=message, connection=self, within=pending.root), now)
 
     def cancel(self, connection: Connection, request_id: int) -> None:
         """Nobody waits for it any more, those behind it neither."""

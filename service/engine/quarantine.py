@@ -10,7 +10,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+
+from msgspec import structs
 
 from service.engine.messages import Failure, Result
 from service.engine.served import Connection, Pending, Served
@@ -25,7 +26,7 @@ class Case:
         self.served = served
         self.key = (id(pending.connection), pending.message.id)
         self.connection = pending.connection
-        self.pending = replace(pending, connection=self)
+        self.pending = structs.replace(pending, connection=self)
         self._quarantine = quarantine
 
     def __repr__(self) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -112,7 +111,7 @@ class OpenRegions:
             part = self._find(place, f"input '{entry.inputs[place.index].name}'")
             tensors[place.index] = cast(memoryview, part) if stays else read(part)
         if not places.outputs:
-            return replace(pending, tensors=tensors)
+            return structs.replace(pending, tensors=tensors)
         targets = {
             place.index: self._find(place, f"output '{entry.outputs[place.index].name}'") for place in places.outputs
         }
@@ -120,7 +119,7 @@ class OpenRegions:
         answers = RegionAnswers(pending.connection, targets, entry, lambda: self._end(key))
         with self._lock:
             self._answers[key] = pending.connection, answers
-        return replace(
+        return structs.replace(
             pending, tensors=tensors, connection=answers, on_gpu=frozenset(targets) if stays else frozenset()
         )
 

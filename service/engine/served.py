@@ -7,8 +7,9 @@ artifact, others call what is served beside them, found by `Lookup`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from service.engine.messages import Failure, Infer, Result
 from service.repository.catalog import Entry
@@ -37,8 +38,7 @@ class BatchCounter(Protocol):
     def loaded(self, device: str, memory_bytes: int, queue_limit: int) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(msgspec.Struct, frozen=True):
     """A request that waits: its message, its tensors (one per input), and where its answer goes.
 
     An answer has all outputs in the order of the entry; its id is the message's, which is unique on its connection.

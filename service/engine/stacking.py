@@ -59,7 +59,7 @@ class Stacker:
         alone = message.id if message.retry == RAN else None  # it may be deadly: nothing runs beside it
         if self._padder is not None:
             return self._padder.room(message.shapes, alone)
-        shape = tuple(shape[1:] for shape in message.shapes) if self._batched else message.shapes
+        shape = tuple([shape[1:] for shape in message.shapes]) if self._batched else message.shapes
         return shape if alone is None else (shape, alone)
 
     def stack(self, requests: Sequence[Waiting]) -> Stack:

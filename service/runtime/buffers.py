@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
 import torch
 
 from compiler.datatypes import TORCH_TYPES
 from compiler.spec import ITEM_SIZES, TensorSpec
-from service.runtime.fetching import Fetch, Numbers
+from service.runtime.fetching import Fetch
 from service.runtime.registered import Registered
 
 MAX_SHAPES = 256  # whose tensors are kept; a model whose sizes are free may be asked for any
@@ -29,8 +28,8 @@ class Scattered:
     """Rows of one input in memory from which the GPU copies by itself: `filled` bytes, in `parts`, which hold it."""
 
     parts: Sequence[memoryview]
-    addresses: Numbers
-    sizes: Numbers
+    addresses: Sequence[int]
+    sizes: Sequence[int]
     filled: int
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -42,12 +41,12 @@ class Scattered:
 Input = torch.Tensor | Scattered
 
 
-def bring(source: Input, target: torch.Tensor) -> None:
-    """Copy to the GPU, in the current stream; what the parts do not fill is zero."""
+def bring(source: Input, target: torch.Tensor, stream: int) -> None:
+    """Copy to the GPU, in the current stream, which is CUDA's `stream`; what the parts do not fill is zero."""
     if isinstance(source, torch.Tensor):
         target.copy_(source, non_blocking=True)
         return
-    source.fetch(source.addresses, source.sizes, target.data_ptr())
+    source.fetch(source.addresses, source.sizes, target.data_ptr(), stream)
     if source.filled < source.nbytes:
         target.view(-1).view(torch.uint8)[source.filled :].zero_()
 
@@ -69,13 +68,11 @@ class Staging:
 
     def lay(self, parts: Sequence[memoryview | torch.Tensor], shape: tuple[int, ...]) -> Input:
         """The batch of `shape` for the GPU or the processor; what the parts do not fill is zero."""
-        if self._registered is not None and all(map(_is_plain, parts)):
-            plain = cast(Sequence[memoryview], parts)
-            sizes = np.array([len(part) for part in plain], np.uint64)
-            addresses = np.array([_address(part) for part in plain], np.uint64)
+        if self._registered is not None and (addresses := _addresses(parts)):
+            sizes = list(map(len, parts))
             if self._registered.cover(addresses, sizes):
-                size, fetch = self._item * math.prod(shape), self._registered.fetch
-                return Scattered(plain, addresses, sizes, int(sizes.sum()), shape, self._dtype, size, fetch)
+                lent, size = cast(Sequence[memoryview], parts), self._item * math.prod(shape)
+                return Scattered(lent, addresses, sizes, sum(sizes), shape, self._dtype, size, self._registered.fetch)
         return self.pack(parts, shape)
 
     def pack(self, parts: Sequence[memoryview | torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
@@ -118,13 +115,23 @@ class Staging:
         return end
 
 
-def _address(part: memoryview) -> int:
-    """Where its bytes lie, of which there is one at least, and which may be written. What is lent whole knows it."""
-    lent = part.obj
-    address: int | None = getattr(lent, "address", None)
-    if address is not None and getattr(lent, "nbytes", 0) == len(part):
-        return address
-    return ctypes.addressof(ctypes.c_char.from_buffer(part))
+def _addresses(parts: Sequence[memoryview | torch.Tensor]) -> list[int]:
+    """Where the bytes of all parts lie, of each of which there is one at least; nothing where that cannot be told.
+
+    What is lent whole knows it; memory in which one may not write does not say it.
+    """
+    found = []
+    for part in parts:
+        if isinstance(part, torch.Tensor) or not len(part):
+            return []
+        lent = part.obj
+        address: int | None = getattr(lent, "address", None)
+        if address is None or getattr(lent, "nbytes", 0) != len(part):
+            if part.readonly:
+                return []
+            address = ctypes.addressof(ctypes.c_char.from_buffer(part))
+        found.append(address)
+    return found
 
 
 def _is_plain(part: memoryview | torch.Tensor) -> bool:

@@ -113,7 +113,7 @@ class CudaCall:
         if ahead:
             with torch.cuda.stream(self._inward):
                 marks.time(marks.began, self._inward)
-                brought = marks.bring(laid, self._device)
+                brought = marks.bring(laid, self._device, self._inward.cuda_stream)
                 marks.time(marks.copied_in, self._inward)
                 marks.arrived.record(self._inward)
             here.wait_event(marks.arrived)
@@ -131,9 +131,9 @@ class CudaCall:
         if graph is not None:
             inputs = graph.inputs
             for own, source in zip(inputs, brought, strict=True):
-                bring(source, own)
+                bring(source, own, here.cuda_stream)
         else:
-            inputs = tuple([self._to_device(source) for source in brought])
+            inputs = tuple([self._to_device(source, here.cuda_stream) for source in brought])
         if not is_copied:
             marks.time(marks.copied_in, here)
         marks.time(marks.begins, here)
@@ -142,11 +142,11 @@ class CudaCall:
         graph.replay()
         return graph.outputs
 
-    def _to_device(self, source: Input) -> torch.Tensor:
+    def _to_device(self, source: Input, stream: int) -> torch.Tensor:
         if isinstance(source, torch.Tensor):
             return source.to(self._device, non_blocking=True)
         target = torch.empty(source.shape, dtype=source.dtype, device=self._device)
-        bring(source, target)
+        bring(source, target, stream)
         return target
 
     def _copy_out(
@@ -196,7 +196,7 @@ class _Marks:
         if self.is_timed:
             event.record(stream)
 
-    def bring(self, laid: Sequence[Input], device: str) -> Tensors:
+    def bring(self, laid: Sequence[Input], device: str, stream: int) -> Tensors:
         """Copies of `laid` in this call's own memory on the GPU."""
         sizes = [-(-each.nbytes // ALIGNED) * ALIGNED for each in laid]
         if sum(sizes) > len(self._memory):
@@ -204,7 +204,7 @@ class _Marks:
         found, at = [], 0
         for source, size in zip(laid, sizes, strict=True):
             copy = self._memory[at : at + source.nbytes].view(source.dtype).view(source.shape)
-            bring(source, copy)
+            bring(source, copy, stream)
             found.append(copy)
             at += size
         return tuple(found)

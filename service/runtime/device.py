@@ -29,11 +29,7 @@ class Device:
         if self.is_cuda:
             torch.cuda.set_device(name)
             with contextlib.suppress(CannotOpen):
-                self.registered = registered_with(
-                    load_runtime(),
-                    lambda: torch.cuda.set_device(name),
-                    lambda: int(torch.cuda.current_stream(name).cuda_stream),
-                )
+                self.registered = registered_with(load_runtime(), lambda: torch.cuda.set_device(name))
 
     def __repr__(self) -> str:
         return f"<Device {self.label}, {torch.get_num_threads()} threads>"

@@ -7,13 +7,11 @@ says which memory that is.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from array import array
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-Numbers = npt.NDArray[np.uint64]
 BATCHED_SINCE, BATCHED_UNTIL = 13000, 14000  # CUDA runtimes whose cudaMemcpyBatchAsync has the arguments used here
 HOST_TO_DEVICE = 1  # cudaMemcpyHostToDevice
 IN_STREAM_ORDER = 1  # cudaMemcpySrcAccessOrderStream: read when it is the copy's turn
@@ -34,52 +32,41 @@ class _Attributes(ctypes.Structure):
 
 
 class Fetch:
-    """`fetch(addresses, sizes, target)` lays those bytes at `target` on the GPU, in the stream that `stream()` names.
+    """`fetch(addresses, sizes, target, stream)` lays those bytes at `target` on the GPU, in that stream.
 
-    Raises RuntimeError where CUDA refuses. What is fetched must stay until that stream has come so far.
+    Raises RuntimeError where CUDA refuses. What is fetched must stay until the stream has come so far.
     """
 
-    def __init__(self, runtime: Any, stream: Callable[[], int]) -> None:
+    def __init__(self, runtime: Any) -> None:
         self._runtime = runtime
-        self._stream = stream
         version = ctypes.c_int()
         code = runtime.cudaRuntimeGetVersion(ctypes.byref(version))
         self._is_batched = not code and BATCHED_SINCE <= version.value < BATCHED_UNTIL
         self._attributes = _Attributes(order=IN_STREAM_ORDER, flags=BESIDE_KERNELS)
         self._first = ctypes.c_size_t(0)  # the copy from which on they hold
+        self._described = ctypes.addressof(self._attributes), ctypes.addressof(self._first), 1
 
     def __repr__(self) -> str:
         return f"<Fetch {'in one call' if self._is_batched else 'one by one'}>"
 
-    def __call__(self, addresses: Numbers, sizes: Numbers, target: int) -> None:
-        stream = ctypes.c_void_p(self._stream())
-        targets = np.cumsum(sizes)
-        targets -= sizes
-        targets += np.uint64(target)
+    def __call__(self, addresses: Sequence[int], sizes: Sequence[int], target: int, stream: int) -> None:
         # The default stream takes no batches.
-        if len(sizes) > 1 and self._is_batched and stream.value:
-            if not self._all(addresses, sizes, targets, stream):
+        if len(sizes) > 1 and self._is_batched and stream:
+            if not self._all(addresses, sizes, target, stream):
                 return
             self._runtime.cudaGetLastError()  # or the next call of torch would be told of it
             self._is_batched = False
-        for each, size, address in zip(targets.tolist(), sizes.tolist(), addresses.tolist(), strict=True):
-            code = self._runtime.cudaMemcpyAsync(
-                ctypes.c_void_p(each), ctypes.c_void_p(address), ctypes.c_size_t(size), HOST_TO_DEVICE, stream
-            )
+        for address, size in zip(addresses, sizes, strict=True):
+            code = self._runtime.cudaMemcpyAsync(target, address, size, HOST_TO_DEVICE, stream)
             if code:
                 self._runtime.cudaGetLastError()
                 raise RuntimeError(f"CUDA does not copy from memory that frontends share (error {code})")
+            target += size
 
-    def _all(self, addresses: Numbers, sizes: Numbers, targets: Numbers, stream: ctypes.c_void_p) -> int:
+    def _all(self, addresses: Sequence[int], sizes: Sequence[int], target: int, stream: int) -> int:
         """CUDA's error code, 0 where there is none."""
-        code: int = self._runtime.cudaMemcpyBatchAsync(
-            ctypes.c_void_p(targets.ctypes.data),
-            ctypes.c_void_p(addresses.ctypes.data),
-            ctypes.c_void_p(sizes.ctypes.data),
-            ctypes.c_size_t(len(sizes)),
-            ctypes.byref(self._attributes),
-            ctypes.byref(self._first),
-            ctypes.c_size_t(1),
-            stream,
-        )
+        targets = accumulate(sizes[:-1], initial=target)
+        columns = [array("Q", each) for each in (targets, addresses, sizes)]
+        places = [column.buffer_info()[0] for column in columns]
+        code: int = self._runtime.cudaMemcpyBatchAsync(*places, len(sizes), *self._described, stream)
         return code

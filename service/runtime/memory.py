@@ -65,6 +65,10 @@ def load_runtime() -> Any:
     runtime = ctypes.CDLL(sorted(paths)[0])
     runtime.cudaIpcOpenMemHandle.argtypes = [ctypes.c_void_p, _Handle, ctypes.c_uint]
     runtime.cudaIpcCloseMemHandle.argtypes = [ctypes.c_void_p]
+    address, size = ctypes.c_void_p, ctypes.c_size_t
+    runtime.cudaMemcpyAsync.argtypes = (address, address, size, ctypes.c_int, address)
+    if hasattr(runtime, "cudaMemcpyBatchAsync"):
+        runtime.cudaMemcpyBatchAsync.argtypes = (*[address] * 3, size, address, address, size, address)
     return runtime
 
 

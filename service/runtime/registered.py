@@ -10,18 +10,20 @@ import ctypes
 import threading
 import weakref
 from bisect import bisect_right, insort
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from service.runtime.fetching import Fetch, Numbers
+from service.runtime.fetching import Fetch
 
 PIECE_BYTES = 4 * 1024 * 1024  # registered at once, in about half a millisecond
 
 FEW = 8  # parts are looked for one by one
 
 Register = Callable[[int, int], bool]
+Numbers = npt.NDArray[np.uint64]
 Pieces = tuple[Numbers, Numbers]  # where each begins and ends
 NONE: Pieces = (np.array([], np.uint64), np.array([], np.uint64))
 
@@ -52,17 +54,16 @@ class Registered:
             insort(self._starts, address)
         weakref.finalize(owner, self._remove, address).atexit = False
 
-    def cover(self, addresses: Numbers, sizes: Numbers) -> bool:
+    def cover(self, addresses: Sequence[int], sizes: Sequence[int]) -> bool:
         """The same of many: whether the GPU may copy each."""
-        pieces = self._pieces
-        if pieces is None:
-            pieces = self._list()
-        if len(addresses) > FEW and len(pieces[0]):
-            starts, ends = pieces
-            at = np.searchsorted(starts, addresses, "right")
-            if at.all() and (addresses + sizes <= ends[at - 1]).all():
-                return True
-        return all(map(self.covers, addresses.tolist(), sizes.tolist()))
+        if len(sizes) > FEW:
+            starts, ends = self._pieces or self._list()
+            if len(starts):
+                places = np.array(addresses, np.uint64)
+                at = np.searchsorted(starts, places, "right")
+                if at.all() and (places + np.array(sizes, np.uint64) <= ends[at - 1]).all():
+                    return True
+        return all(map(self.covers, addresses, sizes))
 
     def covers(self, address: int, size: int) -> bool:
         """Whether these bytes lie within one piece that is registered; it is, where that can be done."""
@@ -127,11 +128,8 @@ class _Mapping:
         return self.address + self.size
 
 
-def registered_with(runtime: Any, use: Callable[[], object], stream: Callable[[], int]) -> Registered:
-    """By the CUDA runtime that torch has loaded.
-
-    `use()` makes the calling thread one of the right GPU, `stream()` is the stream in which it works.
-    """
+def registered_with(runtime: Any, use: Callable[[], object]) -> Registered:
+    """By the CUDA runtime that torch has loaded; `use()` makes the calling thread one of the right GPU."""
 
     def register(address: int, size: int) -> bool:
         use()
@@ -145,4 +143,4 @@ def registered_with(runtime: Any, use: Callable[[], object], stream: Callable[[]
         if runtime.cudaHostUnregister(ctypes.c_void_p(address)):
             runtime.cudaGetLastError()
 
-    return Registered(register, unregister, Fetch(runtime, stream))
+    return Registered(register, unregister, Fetch(runtime))

@@ -38,16 +38,16 @@ class Runtime:
         self.calls.append("error")
         return 0
 
-    def cudaMemcpyAsync(self, to: Any, source: Any, size: Any, kind: int, stream: Any) -> int:
+    def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: int, stream: int) -> int:
         self.calls.append("one")
         if not self.code:
-            ctypes.memmove(to, source, size.value)
+            ctypes.memmove(target, source, size)
         return self.code
 
-    def cudaMemcpyBatchAsync(self, to: Any, source: Any, sizes: Any, count: Any, *rest: Any) -> int:
+    def cudaMemcpyBatchAsync(self, targets: int, sources: int, sizes: int, count: int, *rest: int) -> int:
         self.calls.append("all")
         if not self.batch_code:
-            each = [(ctypes.c_uint64 * count.value).from_address(address.value) for address in (to, source, sizes)]
+            each = [(ctypes.c_uint64 * count).from_address(address) for address in (targets, sources, sizes)]
             for target, place, size in zip(*each, strict=True):
                 ctypes.memmove(target, place, size)
         return self.batch_code
@@ -56,11 +56,11 @@ class Runtime:
 class Cuda:
     """Takes note of what is registered."""
 
-    def __init__(self, refuses: bool = False, runtime: Runtime | None = None, stream: int = 1) -> None:
+    def __init__(self, refuses: bool = False, runtime: Runtime | None = None) -> None:
         self.now: dict[int, int] = {}
         self.refuses = refuses
         self.asked = 0
-        self.registered = Registered(self.register, self.unregister, Fetch(runtime or Runtime(), lambda: stream))
+        self.registered = Registered(self.register, self.unregister, Fetch(runtime or Runtime()))
 
     def register(self, address: int, size: int) -> bool:
         self.asked += 1
@@ -132,7 +132,7 @@ def test_rows_in_shared_memory_stay_where_they_are_as_long_as_they_are_seen() ->
     del guest, loan, parts
     assert len(cuda.now) == 1, "its rows are still to be read"
     target = torch.full((4, 40_000), 9, dtype=torch.uint8)
-    bring(laid, target)
+    bring(laid, target, 1)
     assert not target[2:].any()
     got = target[:2].flatten().numpy()
     np.testing.assert_array_equal(got, np.concatenate([owned[65536 * place :][:40_000] for place in (3, 1)]))
@@ -169,7 +169,7 @@ class Frontend:
     ids=["in one call", "default stream", "older", "refused"],
 )
 def test_rows_are_fetched_in_one_call_where_cuda_can(runtime: Runtime, stream: int, calls: list[str]) -> None:
-    cuda = Cuda(runtime=runtime, stream=stream)
+    cuda = Cuda(runtime=runtime)
     frontend = Frontend(cuda)
     staging = Staging(SPEC, pinned=False, registered=cuda.registered)
     for places in (list(range(0, 120, 10)), [200, 3, 77, 78, 9, 64, 65, 0, 1, 150, 30, 31], [5]):
@@ -177,7 +177,7 @@ def test_rows_are_fetched_in_one_call_where_cuda_can(runtime: Runtime, stream: i
         laid = staging.lay(parts, (len(places), 40_000))
         assert isinstance(laid, Scattered)
         target = torch.zeros(len(places), 40_000, dtype=torch.uint8)
-        bring(laid, target)
+        bring(laid, target, stream)
         np.testing.assert_array_equal(target.flatten().numpy(), want)
     assert runtime.calls == calls
 
@@ -191,7 +191,7 @@ def test_a_part_of_what_is_lent_is_fetched_from_where_it_is() -> None:
         [whole[20_000:30_000], whole[:10_000]], (2, 10_000)
     )
     target = torch.zeros(2, 10_000, dtype=torch.uint8)
-    bring(laid, target)
+    bring(laid, target, 1)
     np.testing.assert_array_equal(target[0].numpy(), want[20_000:30_000])
     np.testing.assert_array_equal(target[1].numpy(), want[:10_000])
 
@@ -201,31 +201,33 @@ def test_where_cuda_does_not_copy_the_batch_fails() -> None:
     frontend = Frontend(cuda)
     laid = Staging(SPEC, pinned=False, registered=cuda.registered).lay(frontend.rows([0, 1])[0], (2, 40_000))
     with pytest.raises(RuntimeError, match="error 700"):
-        bring(laid, torch.zeros(2, 40_000, dtype=torch.uint8))
+        bring(laid, torch.zeros(2, 40_000, dtype=torch.uint8), 1)
 
 
 def test_many_rows_are_looked_for_at_once_and_what_is_not_registered_yet_is() -> None:
     cuda, owner, other = Cuda(), Owner(), Owner()
     cuda.registered.add(owner, BASE, 4 * PIECE_BYTES)
     cuda.registered.add(other, BASE + 8 * PIECE_BYTES, PIECE_BYTES + 8192)
-    sizes = np.full(20, 1000, np.uint64)
-    within = np.array([BASE + PIECE_BYTES * (each % 4) + 1000 * each for each in range(20)], np.uint64)
+    sizes = [1000] * 20
+    within = [BASE + PIECE_BYTES * (each % 4) + 1000 * each for each in range(20)]
     assert cuda.registered.cover(within, sizes)
     assert (len(cuda.now), cuda.asked) == (4, 4)
     assert cuda.registered.cover(within, sizes)
     last = BASE + 9 * PIECE_BYTES + 8192
-    for address, is_covered in (
-        (last - 1000, True),
-        (last - 999, False),
-        (BASE - 1, False),
-        (BASE + 4 * PIECE_BYTES, False),
-    ):
-        assert cuda.registered.cover(np.append(within[:-1], np.uint64(address)), sizes) == is_covered, address
-    crossing = np.append(within[:-1], np.uint64(BASE + PIECE_BYTES - 1))
-    assert not cuda.registered.cover(crossing, sizes), "it lies in two pieces"
+    beyond = BASE + 4 * PIECE_BYTES
+    for address, is_covered in ((last - 1000, True), (last - 999, False), (BASE - 1, False), (beyond, False)):
+        assert cuda.registered.cover([*within[:-1], address], sizes) == is_covered, address
+    assert not cuda.registered.cover([*within[:-1], BASE + PIECE_BYTES - 1], sizes), "it lies in two pieces"
     del other
-    assert not cuda.registered.cover(np.append(within[:-1], np.uint64(last - 1000)), sizes)
+    assert not cuda.registered.cover([*within[:-1], last - 1000], sizes)
     assert cuda.registered.cover(within, sizes)
+
+
+def test_rows_without_bytes_are_laid() -> None:
+    cuda = Cuda()
+    (row,), _ = Frontend(cuda).rows([2])
+    spec = TensorSpec("x", "UINT8", (-1, 0))
+    assert isinstance(Staging(spec, False, cuda.registered).lay([row[:0], row[:0]], (2, 0)), torch.Tensor)
 
 
 def test_rows_of_which_some_came_in_a_message_are_laid() -> None:
