@@ -36,7 +36,7 @@ from service.engine.models import ServedModel
 from service.engine.queues import Waiting
 from service.engine.served import Pending
 from service.engine.transport import FrameReader, frame, split
-from service.observe.recorders import BatchRecorder
+from service.observe.batch_recorder import BatchRecorder
 from service.observe.store import Store
 from service.repository.catalog import Entry, State
 from service.repository.model_config import Batching

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.observe.adding import FEW, LAG_S
+from service.observe.adding import LAG_S
 from service.observe.aliases import alias_families
 from service.observe.buckets import CLASSIC_ROWS, CLASSIC_SECONDS
 from service.observe.families import Family
@@ -44,10 +44,10 @@ says that the sidecar lives. Dashboards, alerts and what to do about them: [moni
 
   which needs to read the folder only. Both must run on one node: locks on the files tell the living from the dead.
 * **GPUs** need the driver and `pip install 'torchere[nvml]'`; without, their metrics are absent.
-* **When.** A request is counted before its answer leaves, where fewer than {few} are answered together and nothing else
-  waits. Else requests whose like came before, and batches, are counted together, at most {lag} ms later: so much a
-  scrape may be behind, and so much is lost with a process that is killed; nothing is counted twice. Statistics
-  (`GET /v2/models/stats`) wait that long when asked, and have everything that was answered before.
+* **When.** Requests whose like came before, and batches, are counted together, at most {lag} ms after they ended: so
+  much a scrape may be behind, and so much is lost with a process that is killed; nothing is counted twice, and a
+  process that leaves in order counts everything before. Statistics (`GET /v2/models/stats`) wait that long when asked,
+  and have everything that was answered before. How many requests wait and run is looked at as often.
   Their phase `encode` is the mean of the answers that one turn of a frontend's loop gave.
 * **Cost.** `python -m benchmarks.metrics_cost` measures a server that counts every other fifth of a second, under HTTP
   and gRPC at concurrency 64 and 1. The medians of the differences between neighbouring slices, of the rate and of the
@@ -85,7 +85,6 @@ def metrics_page() -> str:
     introduction = INTRODUCTION.format(
         schema=3,
         lag=round(LAG_S * 1000),
-        few=FEW,
         seconds=", ".join(map(str, CLASSIC_SECONDS)),
         rows=", ".join(map(str, CLASSIC_ROWS)),
     )

@@ -254,6 +254,12 @@ class FakeBatchCounter:
     def depth(self, requests: int) -> None:
         assert requests >= 0
 
+    def queued(self) -> None:
+        pass
+
+    def follow(self, length: Callable[[], int]) -> None:
+        assert length() == 0
+
     def dispatched(self, reason: str, requests: int) -> None:
         self.reasons.append(reason)
         self.running += requests

@@ -7,8 +7,9 @@ counts again. Only `counting_cost.py` does so.
 import signal
 from typing import Any
 
-from service.observe import recorders
-from service.observe.recorders import BatchRecorder, RequestRecorder
+from service.observe import batch_recorder
+from service.observe.batch_recorder import BatchRecorder
+from service.observe.recorders import RequestRecorder
 from service.observe.tally import Tally
 
 NAMES = ("finished", "encoded", "traced", "dispatched", "settled", "batch", "depth", "add")
@@ -20,8 +21,8 @@ COUNTING = [
 ]
 
 
-def nothing(*_: Any, **__: Any) -> None:
-    """Count nothing."""
+def nothing(_1: Any = 0, _2: Any = 0, _3: Any = 0, _4: Any = 0, _5: Any = 0, _6: Any = 0, _7: Any = 0) -> None:
+    """Count nothing, with as little as a call can cost."""
 
 
 class Biased(BatchRecorder):
@@ -44,6 +45,6 @@ def resume(*_: object) -> None:
         setattr(recorder, name, method)
 
 
-recorders.BatchRecorder = Biased  # type: ignore[assignment,misc]
+batch_recorder.BatchRecorder = Biased  # type: ignore[assignment,misc]
 signal.signal(signal.SIGUSR1, stop)
 signal.signal(signal.SIGUSR2, resume)

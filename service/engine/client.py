@@ -30,13 +30,12 @@ Blobs = Sequence[bytes | bytearray | memoryview]
 
 
 class EngineClient:
-    """The connection to one engine. `settle` is called when all answers of one read have been
-    handed out: is nothing under way any more?"""
+    """The connection to one engine. `settle` is called when all answers of one read have been handed out."""
 
     def __init__(
         self,
         address: EngineAddress,
-        settle: Callable[[bool], None] = lambda _: None,
+        settle: Callable[[], None] = lambda: None,
         lender: Lender | None = None,
         looking: LookingLoop | None = None,
     ) -> None:
@@ -150,7 +149,7 @@ class EngineClient:
         )
 
     def _settled(self) -> None:
-        self._settle(not self.outstanding)
+        self._settle()
         if self._looking is not None:
             self._looking.answered(self.outstanding)
 
@@ -205,7 +204,7 @@ class EngineClient:
 class EngineClients:
     """All engines of the service, as the last snapshot told."""
 
-    def __init__(self, settle: Callable[[bool], None] = lambda _: None) -> None:
+    def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
         self.lender: Lender | None = None  # set before there are any
         self.looking: LookingLoop | None = None  # as well
         self._settle = settle

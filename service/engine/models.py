@@ -49,6 +49,7 @@ class ServedModel:
         self._counter = counter
         self._runners = tuple(runners)
         self._batcher = Batcher(policy_of(entry))
+        counter.follow(self._batcher.__len__)
         self._stacker = Stacker(entry, self._batcher.bucket)
         self._inbox = threading.Condition()
         self._waiting: dict[tuple[int, int], Waiting] = {}
@@ -119,7 +120,6 @@ class ServedModel:
         except (Unavailable, InvalidInput) as error:
             failure = Failure(message.id, error.code, str(error), error.retry_after_s)
             pending.connection.send([(failure, ())])
-        self._counter.depth(len(self._batcher))
         if here is not None:
             self._run_here(here)
 
@@ -182,7 +182,6 @@ class ServedModel:
             self._batcher.finished(decision, time.monotonic() - began if is_sound and tells_time else None)
         lane.end()
         self._counter.settled(len(decision.requests))
-        self._counter.depth(len(self._batcher))  # counts, now that the answers are on their way
 
     def _next(self) -> Run | Expire | None:
         """Wait for something to do; None when closing and all is done."""
@@ -195,6 +194,7 @@ class ServedModel:
                     case None if self._is_closing and not self._is_lent:
                         return None
                     case WaitUntil(when):
+                        self._counter.queued()
                         self._inbox.wait(max(0.0, when - time.monotonic()))
                     case None:
                         self._is_idle = True

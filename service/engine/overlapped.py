@@ -123,6 +123,7 @@ class OverlappedModel(ServedModel):
                     self._waiting.pop((id(pending.connection), pending.message.id), None)
                 return decision, False
             case WaitUntil(when):
+                self._counter.queued()
                 until = when if until is None else min(until, when)
             case None if self._is_closing and not instance.flying and not len(self._batcher):
                 return None, True
@@ -168,7 +169,6 @@ class OverlappedModel(ServedModel):
     def _end(self, instance: Instance, run: Run, lane: Lane) -> None:
         lane.end()
         self._counter.settled(len(run.requests))
-        self._counter.depth(len(self._batcher))
         instance.lanes.append(lane)
 
     def _land_all(self, instance: Instance) -> None:

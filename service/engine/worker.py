@@ -52,9 +52,9 @@ from service.engine.served import BatchCounter, Connection, Pending, Served
 from service.engine.transport import split
 from service.engine.visibility import name_inside
 from service.errors import Code, ServiceError
-from service.observe.batches import Later
+from service.observe.batch_recorder import BatchRecorder, Later
 from service.observe.logs import follow_log_settings, set_up_logging
-from service.observe.recorders import BatchRecorder, InnerRecorder
+from service.observe.recorders import InnerRecorder
 from service.observe.store import Store, process_store
 from service.runtime.device import Device
 
@@ -172,6 +172,7 @@ class Engine:
         """Answer everything that waits; what was loaded last comes first, for it may call what was there before."""
         for model in reversed(self._holdings.all()):
             model.close()
+        self._later.finish()
 
     def _counter(self, name: str, version: str) -> BatchCounter:
         return BatchRecorder(self._store, name, version, self._later)

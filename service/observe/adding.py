@@ -17,8 +17,7 @@ from service.observe.store import Series, Store
 
 BOUNDS = SECONDS.bounds
 BOUNDS_ARRAY = np.array(BOUNDS)
-LAG_S = 0.02  # what is counted together is not counted later than that
-FEW = 8  # requests are counted at once where nothing else waits: a client that is alone, or nearly so
+LAG_S = 0.1  # what is counted together is not counted later than that
 VECTOR = 24  # values or more are placed faster by NumPy
 
 
@@ -31,16 +30,16 @@ def series(store: Store, metric: Metric, *labels: str) -> Series:
 class Histogram:
     """A histogram of seconds, of which nanoseconds are counted."""
 
-    __slots__ = ("_at", "_buckets", "_words")
+    __slots__ = ("at", "buckets", "words")
 
     def __init__(self, found: Series) -> None:
-        self._words, self._at = found.words, found.at
+        self.words, self.at = found.words, found.at
         first = found.at + 1
-        self._buckets = np.frombuffer(found.words, np.uint64)[first : first + SECONDS.count]
+        self.buckets = np.frombuffer(found.words, np.uint64)[first : first + SECONDS.count]
 
     def add(self, nanoseconds: int, count: int = 1) -> None:
         """So much, so often."""
-        words, at = self._words, self._at
+        words, at = self.words, self.at
         words[at] += nanoseconds * count
         words[at + 1 + bisect_left(BOUNDS, nanoseconds)] += count
 
@@ -49,14 +48,31 @@ class Histogram:
         if len(nanoseconds) >= VECTOR:
             self.add_array(np.array(nanoseconds))
             return
-        self._words[self._at] += sum(nanoseconds)
-        place_all(self._words, self._at + 1, sorted(nanoseconds), BOUNDS)
+        self.words[self.at] += sum(nanoseconds)
+        place_all(self.words, self.at + 1, sorted(nanoseconds), BOUNDS)
 
     def add_array(self, nanoseconds: npt.NDArray[np.int64]) -> None:
         """The same for an array."""
-        self._words[self._at] += int(nanoseconds.sum())
+        self.words[self.at] += int(nanoseconds.sum())
         counts = np.bincount(BOUNDS_ARRAY.searchsorted(nanoseconds)).view(np.uint64)
-        self._buckets[: len(counts)] += counts
+        self.buckets[: len(counts)] += counts
+
+    def add_often(self, nanoseconds: npt.NDArray[np.int64], often: npt.NDArray[np.int64]) -> None:
+        """The same where each came so often."""
+        self.words[self.at] += int(nanoseconds @ often)
+        counts = np.bincount(BOUNDS_ARRAY.searchsorted(nanoseconds), often).astype(np.uint64)
+        self.buckets[: len(counts)] += counts
+
+
+def add_to_each(histograms: Sequence[Histogram], nanoseconds: npt.NDArray[np.int64]) -> None:
+    """A row of values to each."""
+    for found, total in zip(histograms, nanoseconds.sum(axis=1).tolist(), strict=True):
+        found.words[found.at] += total
+    width = SECONDS.count
+    places = BOUNDS_ARRAY.searchsorted(nanoseconds) + np.arange(len(histograms))[:, None] * width
+    counts = np.bincount(places.ravel(), minlength=len(histograms) * width).view(np.uint64).reshape(-1, width)
+    for found, row in zip(histograms, counts, strict=True):
+        found.buckets += row
 
 
 def place_all(words: memoryview, first: int, ordered: Sequence[int], bounds: Sequence[int]) -> None:

@@ -6,14 +6,13 @@ Knows the metrics and the store, nothing of requests and models but names. `plan
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from service.observe import metrics
 from service.observe.adding import Histogram, series
-from service.observe.batches import Batches, Later
 from service.observe.buckets import SECONDS
 from service.observe.metrics import EXEMPLAR_WORDS
-from service.observe.store import MASK, Series, Store
+from service.observe.store import MASK, Store
 from service.observe.tally import Tallies, Tally
 from service.observe.traceparent import parse_traceparent
 
@@ -65,9 +64,9 @@ class RequestRecorder:
         """
         return self._tallies.make(model, version, protocol, rows)
 
-    def turned(self, is_idle: bool) -> None:
-        """Answers that were added to tallies are about to leave: is nothing under way any more?"""
-        self._tallies.turned(is_idle)
+    def turned(self) -> None:
+        """Answers that were added to tallies are about to leave."""
+        self._tallies.turned()
 
     def settle(self) -> None:
         """Count now what was added to tallies."""
@@ -131,61 +130,3 @@ class InnerRecorder:
         """Count one request that ended, as if a client had sent it."""
         with self._lock:
             self._requests.finished(model, version, self.PROTOCOL, outcome, seconds, rows)
-
-
-class BatchRecorder:
-    """What a served version reports about its batches and its queue, from any thread."""
-
-    def __init__(self, store: Store, model: str, version: str, later: Later | None = None) -> None:
-        self._store = store
-        self._lock = store.lock
-        self._key = model, version
-        self._batches = Batches(store, model, version, later)
-        self._padded: list[Series] = []  # where sizes are
-        self._depth = series(store, metrics.QUEUE_DEPTH, *self._key)
-        self._running = series(store, metrics.RUNNING, *self._key)
-        self._taken: dict[str, Series] = {}  # by reason
-
-    def dispatched(self, reason: str, requests: int) -> None:
-        """So many requests were taken from the queue to run together: full, idle or delay says why now."""
-        taken = self._taken.get(reason)
-        if taken is None:
-            taken = self._taken[reason] = series(self._store, metrics.DISPATCHES, *self._key, reason)
-        with self._lock:
-            taken.words[taken.at] += 1
-            self._running.words[self._running.at] += requests
-
-    def settled(self, requests: int) -> None:
-        """They have been answered, one way or another."""
-        with self._lock:
-            self._running.words[self._running.at] -= requests
-
-    def batch(
-        self, queue_ns: Sequence[int], phases_ns: tuple[int, int, int, int], rows: int, bucket: int, parts: int = 0
-    ) -> None:
-        """One batch has run: nanoseconds each request waited, nanoseconds of each phase, its rows and its bucket.
-
-        `parts` are of requests that had parts in batches before: their wait was counted with the first. `depth` comes
-        when its requests have been answered.
-        """
-        self._batches.add((queue_ns, phases_ns, rows, bucket, parts))
-
-    def padded(self, own: int, padding: int) -> None:
-        """The sizes of inputs were padded: elements of requests in the batch, and of padding."""
-        if not self._padded:
-            self._padded = [series(self._store, metrics.PADDED, *self._key, kind) for kind in ("request", "padding")]
-        with self._lock:
-            for found, elements in zip(self._padded, (own, padding), strict=True):
-                found.words[found.at] += elements
-
-    def depth(self, requests: int) -> None:
-        """How many requests wait now. Where none does, and few ran, they are counted before this returns."""
-        self._depth.words[self._depth.at] = requests
-        if not requests or self._batches.is_undecided:
-            self._batches.decide(is_idle=not requests)
-
-    def loaded(self, device: str, memory_bytes: int, queue_limit: int) -> None:
-        """Loading it took so much memory of its device; so many requests may wait for it."""
-        series(self._store, metrics.QUEUE_LIMIT, *self._key).set(queue_limit)
-        if memory_bytes > 0:
-            series(self._store, metrics.MODEL_MEMORY, *self._key, device).set(memory_bytes)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.observe.recorders import BatchRecorder, RequestRecorder
+from service.observe.batch_recorder import BatchRecorder
+from service.observe.recorders import RequestRecorder
 from service.observe.store import Store
 from service.statistics import Statistics, model_statistics
 

@@ -122,15 +122,14 @@ def test_a_sequence_that_no_engine_knows_is_refused_in_the_words_of_its_own(tmp_
     playing(scenario, tmp_path)
 
 
-def test_who_counts_is_told_after_each_read_whether_anything_is_under_way(tmp_path: Path) -> None:
-    told: list[bool] = []
+def test_who_counts_is_told_after_each_read(tmp_path: Path) -> None:
+    told: list[None] = []
 
     async def scenario(service: Service) -> None:
-        clients = EngineClients(told.append)
+        clients = EngineClients(lambda: told.append(None))
         await clients.follow([service.engines[0].address])
         service.frontends.append(clients)
         await asyncio.gather(*(service.ask(clients, identity, start=True) for identity in "abc"))
-        assert told[-1]
-        assert not any(told[:-1])
+        assert 1 <= len(told) <= 3
 
     playing(scenario, tmp_path)

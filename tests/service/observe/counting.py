@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from service.observe.batch_recorder import BatchRecorder
 from service.observe.merge import Merged, Reader
-from service.observe.recorders import BatchRecorder, RequestRecorder
+from service.observe.recorders import RequestRecorder
 from service.observe.store import Store
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

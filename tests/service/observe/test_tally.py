@@ -1,10 +1,9 @@
-"""What is counted together adds up to what is counted one by one, and when it is counted."""
+"""Answers that are counted together add up to what is counted one by one, and when they are counted."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ from typing import Any
 import pytest
 
 from service.observe import metrics, tally
-from service.observe.adding import BOUNDS, FEW, LAG_S, VECTOR, Histogram, series
-from service.observe.batches import Later
-from service.observe.merge import Merged, Reader
-from service.observe.recorders import BatchRecorder, RequestRecorder
+from service.observe.adding import BOUNDS, VECTOR, Histogram, series
+from service.observe.merge import Reader
+from service.observe.recorders import RequestRecorder
 from service.observe.store import Store
 from service.observe.tally import Tallies
 from service.statistics import Statistics
@@ -29,21 +27,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-class NeverLater(Later):
-    """Remembers what was put off."""
-
-    def __init__(self) -> None:
-        self.calls: list[Callable[[], None]] = []
-
-    def put_off(self, call: Callable[[], None]) -> None:
-        self.calls.append(call)
-
-
-def words(folder: Path) -> dict[Any, list[int]]:
-    merged: Merged = Reader(folder).read()
-    return {(name, *labels): each.tolist() for name, found in merged.items() for labels, each in found.items()}
 
 
 def answered(folder: Path) -> int:
@@ -69,45 +52,6 @@ def test_many_values_fall_into_the_buckets_of_each(count: int) -> None:
     assert sum(all_.get(index) for index in range(1, size)) == count
 
 
-@pytest.mark.parametrize("count", [1, 3, 9, 70])
-def test_batches_that_were_put_off_count_as_one_by_one(tmp_path: Path, count: int) -> None:
-    folders = [tmp_path / "one", tmp_path / "many"]
-    for folder in folders:
-        folder.mkdir()
-    later, draw = NeverLater(), random.Random(count)
-    each = BatchRecorder(Store(folders[0]), *KEY)
-    together = BatchRecorder(Store(folders[1]), *KEY, later)
-    for _ in range(count):
-        rows = draw.randint(FEW, 32)
-        queue_ns = [draw.randrange(3_000_000) for _ in range(rows)]
-        phases_ns = (draw.randrange(9000), draw.randrange(500), draw.randrange(10**6), draw.randrange(3000))
-        for recorder in (each, together):
-            recorder.batch(queue_ns, phases_ns, rows, 32, parts=rows % 3)
-            recorder.depth(0)
-    assert not Reader(folders[1]).read()["torchere_batch_rows"][KEY].any(), "requests of many clients can wait"
-    assert len(later.calls) == 1
-    later.calls[0]()
-    assert words(folders[0]) == words(folders[1])
-
-
-def test_a_batch_of_few_is_counted_when_nothing_waits_behind_it(tmp_path: Path) -> None:
-    recorder = BatchRecorder(Store(tmp_path), *KEY, NeverLater())
-    recorder.batch([1000], (1, 1, 1, 1), 1, 1)
-    recorder.depth(2)
-    assert not Statistics(tmp_path).read()
-    recorder.depth(0)
-    assert Statistics(tmp_path).read()[(*KEY, 0)].execution_count == 1
-
-
-def test_what_is_put_off_is_done_after_the_lag() -> None:
-    slept: list[float] = []
-    done = threading.Event()
-    later = Later(slept.append)
-    later.put_off(done.set)
-    assert done.wait(10)
-    assert slept == [LAG_S]
-
-
 def test_answers_of_a_turn_end_together_and_share_the_time_of_writing(tmp_path: Path) -> None:
     async def act() -> None:
         clock = Clock()
@@ -117,7 +61,8 @@ def test_answers_of_a_turn_end_together_and_share_the_time_of_writing(tmp_path: 
         clock.now = 100.3
         first.add(99.75)
         second.add(100.0)
-        tallies.turned(is_idle=True)
+        tallies.turned()
+        tallies.settle()
         found = Statistics(tmp_path).read()
         assert (found[(*KEY, 0)].success_count, found["other", "1", 0].success_count) == (2, 1)
         assert found[(*KEY, 0)].success_ns == pytest.approx(800e6 + 550e6, abs=10)
@@ -130,7 +75,7 @@ def test_answers_of_a_turn_end_together_and_share_the_time_of_writing(tmp_path: 
     running(act)
 
 
-@pytest.mark.parametrize("count", [FEW, VECTOR, 200])
+@pytest.mark.parametrize("count", [4, VECTOR, 200])
 def test_many_answers_wait_for_a_word_and_are_exact(tmp_path: Path, count: int) -> None:
     async def act() -> None:
         clock = Clock()
@@ -140,7 +85,7 @@ def test_many_answers_wait_for_a_word_and_are_exact(tmp_path: Path, count: int) 
             for index in range(count // 4):
                 kind.add(99 + turn + index / 1000)
             clock.now += 1
-            tallies.turned(is_idle=turn == 3)
+            tallies.turned()
         assert not answered(tmp_path)
         tallies.settle()
         tallies.settle()
@@ -160,7 +105,7 @@ def test_answers_are_counted_without_a_word_after_the_lag(tmp_path: Path, monkey
         kind = tallies.make(*KEY, "http", 1)
         for count in (1, 2):
             kind.add(1.0)
-            tallies.turned(is_idle=False)
+            tallies.turned()
             for _ in range(20):
                 await asyncio.sleep(0)
             assert answered(tmp_path) == count
@@ -178,7 +123,7 @@ def test_so_many_are_not_left_uncounted(tmp_path: Path) -> None:
         kind = tallies.make(*KEY, "http", 1)
         for _ in range(tally.MANY):
             kind.add(1.0)
-        tallies.turned(is_idle=False)
+        tallies.turned()
         assert answered(tmp_path) == tally.MANY
 
     running(act)
@@ -188,11 +133,11 @@ def test_statistics_have_all_that_was_answered_before_they_are_asked_for(tmp_pat
     async def act() -> None:
         recorder = RequestRecorder(Store(tmp_path))
         kind = recorder.tally(*KEY, "http", 1)
-        for _ in range(FEW):
+        for _ in range(5):
             kind.add(1.0)
-        recorder.turned(is_idle=True)
+        recorder.turned()
         assert not answered(tmp_path)
         found = await Statistics(tmp_path, recorder.settle).ask()
-        assert found[(*KEY, 0)].success_count == FEW
+        assert found[(*KEY, 0)].success_count == 5
 
     running(act)
