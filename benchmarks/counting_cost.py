@@ -1,6 +1,6 @@
 """What counting costs a server under load: one server that stops counting and begins again, slice after slice.
 
-The same processes, connections and memory in both cases, a quarter of a second apart: what else the machine does
+The same processes, connections and memory in both cases, a third of a second apart: what else the machine does
 strikes both. Slices come in the order counting, not, not, counting, so that a drift cancels out, and each two that are
 neighbours are a pair. `metrics_cost.py` measures with it.
 """
@@ -28,11 +28,13 @@ from service.bench.levels import Level
 from service.bench.messages import Protocol, Target
 from service.bench.records import Batch, join
 from service.bench.target import Subject, build_request
+from service.observe.adding import LAG_S
 from tests.e2e.running import RunningServer
 
 UNCOUNTED = Path(__file__).parent / "uncounted"
 PROCESSES = {"frontend": "service.frontend", "engine": "service.engine.worker"}
-WARM_UP_S, SWITCH_S, SLICE_S, TIMEOUT_S = 1.5, 0.03, 0.2, 30.0
+WARM_UP_S, SLICE_S, TIMEOUT_S = 1.5, 0.2, 30.0
+SWITCH_S = 1.1 * LAG_S  # by then all is counted that was put off before
 RESAMPLES = 2000
 
 

@@ -1,6 +1,7 @@
 """What metrics cost: a server's time for each request with and without counting, of a count, and of a scrape.
 
     python -m benchmarks.metrics_cost [--out benchmarks/results/metrics.json]
+    python -m benchmarks.metrics_cost --protocols http --concurrencies 64 --out FILE    # the rest of FILE stays
 
 A server runs the MLP 64-64-10 under HTTP with binary tensors and gRPC, and counts every other fifth of a second
 (`counting_cost.py`). Medians of the pairs' ratios are told with the interval in which they lie with 95 % certainty, of
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gzip
+import json
 import shlex
 import statistics
 import sys
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.counting_cost import counting_cost
+from service.bench.messages import Protocol
 from service.bench.results import describe_machine, write_results
 from service.observe.batch_recorder import BatchRecorder, Later, Visited
 from service.observe.exposition import OPENMETRICS_TYPE, TEXT_TYPE
@@ -32,6 +35,7 @@ from service.observe.sidecar import Publisher
 from service.observe.store import Store
 
 CONCURRENCIES = (64, 1)
+PROTOCOLS: tuple[Protocol, ...] = ("http", "grpc")
 CALLS, REPEATS = 20_000, 7
 SCRAPED_MODELS, SCRAPED_FRONTENDS, SCRAPES = 100, 4, 15
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -138,6 +142,8 @@ def scrapes(directory: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=200, help="of slices, with and without counting; 0: none")
+    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=PROTOCOLS)
+    parser.add_argument("--concurrencies", nargs="+", type=int, default=CONCURRENCIES)
     parser.add_argument("--out", type=Path, help="file for the results, as JSON")
     arguments = parser.parse_args()
     told: dict[str, Any] = {
@@ -149,9 +155,11 @@ def main() -> None:
             told[name] = measure(Path(folder))
         print(name, told[name])
     if arguments.pairs:
-        told["counting"] = counting_cost(arguments.pairs, CONCURRENCIES, ("http", "grpc"))
+        told["counting"] = counting_cost(arguments.pairs, arguments.concurrencies, arguments.protocols)
         print("counting", told["counting"])
     if arguments.out:
+        if arguments.out.exists():
+            told["counting"] = json.loads(arguments.out.read_text()).get("counting", {}) | told.get("counting", {})
         write_results(arguments.out, told)
 
 

@@ -56,6 +56,7 @@ class RequestRecorder:
         self._encoded: dict[tuple[str, str], Callable[[int], None]] = {}
         self._in_flight = series(store, metrics.IN_FLIGHT)
         self._tallies = Tallies(store)
+        self.turned = self._tallies.turned  # answers that were added to tallies are about to leave
 
     def tally(self, model: str, version: str, protocol: str, rows: int) -> Tally:
         """What counts requests of one kind that succeed, with so many rows each: those of one turn of the loop at once.
@@ -63,10 +64,6 @@ class RequestRecorder:
         It counts what `finished` and `encoded` do, for requests of which nothing more is to be told.
         """
         return self._tallies.make(model, version, protocol, rows)
-
-    def turned(self) -> None:
-        """Answers that were added to tallies are about to leave."""
-        self._tallies.turned()
 
     def settle(self) -> None:
         """Count now what was added to tallies."""

@@ -67,12 +67,14 @@ class Tally:
             self._is_open = True
             self._open(self)
 
-    def end(self, now: float, each_s: float) -> None:
-        """The turn is over: to write each of its answers took so many seconds."""
+    def end(self, now: float, spent_s: float, others: int = 0) -> int:
+        """The turn is over: to write its answers and so many others took this long. Returns how many it had."""
         added = len(self._arrived)
-        self._turns.extend((now, each_s, added - self.uncounted))
+        given = added - self.uncounted
+        self._turns.extend((now, spent_s / (given + others), given))
         self.uncounted = added
         self._is_open = False
+        return given
 
     def count(self, milliseconds: int) -> None:
         """Count those of all turns, the last of which was over then, since 1970. No turn is under way."""
@@ -104,29 +106,26 @@ class Tallies:
         return Tally(self._store, (model, version, protocol), rows, self._open)
 
     def turned(self) -> None:
-        """All answers of a turn have been added."""
-        if self._given:
-            self._end_turn()
-            if self._ended_count >= MANY:
-                self._count()
+        """All answers of a turn have been added. The time since the first is shared by all: in it they were written."""
+        given = self._given
+        if not given:
+            return
+        now = self._clock()
+        if len(given) == 1:  # they are of one kind: few calls, for nothing is in the caches where one client is alone
+            self._ended_count += given[0].end(now, now - self._began)
+        else:
+            count = sum([tally.given for tally in given])
+            for tally in given:
+                tally.end(now, now - self._began, count - tally.given)
+            self._ended_count += count
+        given.clear()
+        if self._ended_count >= MANY:
+            self._count()
 
     def settle(self) -> None:
         """Count all that was added."""
-        if self._given:
-            self._end_turn()
+        self.turned()
         self._count()
-
-    def _end_turn(self) -> None:
-        """The time since the first of its answers is shared by all: in it they were written."""
-        now = self._clock()
-        count = self._given[0].given if len(self._given) == 1 else sum([tally.given for tally in self._given])
-        each_s = (now - self._began) / count
-        for tally in self._given:
-            if not tally.uncounted:
-                self._ended.append(tally)
-            tally.end(now, each_s)
-        self._given.clear()
-        self._ended_count += count
 
     def _count(self) -> None:
         if not self._ended:
@@ -144,6 +143,8 @@ class Tallies:
                 self._has_timer = True
                 asyncio.get_running_loop().call_later(LAG_S, self._expire)
         self._given.append(tally)
+        if not tally.uncounted:
+            self._ended.append(tally)
 
     def _expire(self) -> None:
         self._has_timer = False
