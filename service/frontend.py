@@ -129,6 +129,7 @@ class Frontend:
                     break
         for task in beside:
             task.cancel()
+        self._counter.settle()
         self._parent.lost()
         return draining.result() if draining is not None and draining.done() else 0
 
