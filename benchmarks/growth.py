@@ -5,7 +5,7 @@
 The suite's models over HTTP with binary tensors and JSON and over gRPC, in turns, by the engine of `torchere bench`, on
 new connections each turn; beside it a few clients that send right requests and wrong ones and leave amid them. The
 first quarter is left out: allocators fill their pools. RSS counts what is shared with other processes in each, PSS its
-part.
+part. The frontend is looked at also before, and after many connections at once over each protocol.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from benchmarks.servers import MODELS
+from service import heap
 from service.bench.levels import Level
 from service.bench.messages import Protocol
 from service.bench.results import describe_machine, write_results
@@ -47,7 +48,10 @@ KINDS = {
     "engine": "service.engine.worker",
     "sidecar": "service.observe.sidecar",
 }
+FRONTEND = list(KINDS).index("frontend")
 ANNOYING = 4  # clients
+CROWD = 256  # connections at once
+CALM_S = 2 * heap.EVERY_S  # by then what a peak took is given back
 PATH = "/v2/models/mlp/infer"
 
 
@@ -56,6 +60,7 @@ class Samples:
     """Rows of: seconds, requests so far, and of each process RSS and PSS in MiB."""
 
     rows: list[list[float]] = field(default_factory=list)
+    stages: dict[str, tuple[float, float]] = field(default_factory=dict)  # of the frontend: RSS and PSS in MiB
 
     def slopes(self) -> dict[str, dict[str, float]]:
         """What is held at the end, and the growth in a million requests after the first quarter."""
@@ -133,6 +138,17 @@ def press(requests: Sequence[Request], server: RunningServer, wanted: int) -> No
                 return
 
 
+def crowd(requests: Sequence[Request], pid: int, stages: dict[str, tuple[float, float]]) -> None:
+    """Many connections of each kind, one kind after the other, and what the frontend holds then and later."""
+    for request, (model, protocol, _, _) in zip(requests[:2], TURNS, strict=False):
+        terms = Terms(warm_up_s=0.2, window_s=1.0, max_windows=3, steady_spread=0.0)
+        with Progress(f"{model}, {protocol}") as progress:
+            asyncio.run(measure(request, [Level(CROWD)], terms, progress))
+        stages[f"right after {CROWD} connections at once, {protocol}"] = held_mib(pid)
+    time.sleep(CALM_S)
+    stages[f"{CALM_S:.0f} s later"] = held_mib(pid)
+
+
 def run(given: argparse.Namespace) -> Samples:
     samples, stop = Samples(), threading.Event()
     with tempfile.TemporaryDirectory() as name:
@@ -140,6 +156,9 @@ def run(given: argparse.Namespace) -> Samples:
         flags = ("--startup", "wait", "--frontends", str(given.frontends))
         with RunningServer(MODELS, given.cache or folder / "cache", folder, *flags) as server:
             pids = [server.process.pid, *(server.children(module)[0] for module in list(KINDS.values())[1:])]
+            samples.stages["started"] = held_mib(pids[FRONTEND])
+            assert server.get("/v2")[0] == 200
+            samples.stages["after the first request that is no inference"] = held_mib(pids[FRONTEND])
             requests = []
             for model, protocol, _, _ in TURNS:
                 url = f"127.0.0.1:{server.grpc_port}" if protocol == "grpc" else server.http
@@ -154,6 +173,8 @@ def run(given: argparse.Namespace) -> Samples:
             stop.set()
             for other in others:
                 other.join()
+            samples.stages["after all requests"] = held_mib(pids[FRONTEND])
+            crowd(requests, pids[FRONTEND], samples.stages)
     return samples
 
 
@@ -173,9 +194,13 @@ def main() -> None:
     for name, each in slopes.items():
         growth = f"{each['rss_mib_per_million']:+.2f} | {each['pss_mib_per_million']:+.2f}"
         print(f"| {name} | {each['rss_mib']} | {each['pss_mib']} | {growth} |")
+    stages = {name: [round(each, 1) for each in held] for name, held in samples.stages.items()}
+    print("\n| frontend | RSS, MiB | PSS |\n|---|---|---|")
+    for name, (rss, pss) in stages.items():
+        print(f"| {name} | {rss} | {pss} |")
     if given.out is not None:
         command = shlex.join(["python", "-m", "benchmarks.growth", *sys.argv[1:]])
-        content = {"command": command, "machine": machine, "requests": count, "processes": slopes}
+        content = {"command": command, "machine": machine, "requests": count, "processes": slopes, "frontend": stages}
         write_results(given.out, {**content, "columns": ["s", "requests", *KINDS], "samples": samples.rows})
 
 
