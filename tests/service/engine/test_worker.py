@@ -17,6 +17,7 @@ from service.engine.messages import Configure, Failure, Infer, Load, Loaded, Loa
 from service.engine.worker import Engine
 from service.observe.store import Store
 from service.repository.scheduling import Ensemble, EnsembleStep
+from service.statistics import Statistics
 from tests.fakes import FakeConnection, entry
 
 TIMEOUT_S = 60.0  # the first call of torch on a busy machine
@@ -186,6 +187,14 @@ def test_a_model_is_loaded_once_it_has_answered_its_own_warm_up(
     assert isinstance(answer, LoadFailed) == bool(sentence)
     assert not sentence or sentence in answer.reason  # type: ignore[attr-defined]
     bench.engine.close()
+
+
+def test_an_engine_that_leaves_has_counted_everything(bench: Bench, tmp_path: Path) -> None:
+    bench.load(1, factor=2.0)
+    for identity in range(50):  # the first is counted at once, as nothing was for long
+        bench.ask(identity)
+    assert len(bench.values()) == 50
+    assert Statistics(tmp_path).read()["double", "1", 0].inference_count == 50
 
 
 def test_what_is_loaded_is_found_by_name(bench: Bench) -> None:
