@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     import torch
 
 
+DEAF_S = 0.002  # while the device computes: to be woken by each arrival costs more than all else that is done for it
+
+
 @dataclass(frozen=True, slots=True)
 class Flight:
     """A batch that the device has been given."""
@@ -88,8 +91,8 @@ class OverlappedModel(ServedModel):
     def _take(self, instance: Instance) -> Run | Expire | Flight | None:
         """Wait for something to do; None when closing and all is done.
 
-        While the device computes, nobody listens to what arrives before a full batch would have to be laid. One that
-        waits already is laid at once: nothing more could join it.
+        While the device computes, nobody listens to what arrives before a full batch would have to be laid, and once
+        something waits, only now and then. What is full is laid at once: nothing more could join it.
         """
         largest = max(1, self.entry.max_batch_size)
         while True:
@@ -104,14 +107,18 @@ class OverlappedModel(ServedModel):
                         return instance.failed.pop()
                     pause = instance.foresight.prepares_at(largest) - time.monotonic()
                     if pause <= 0 or self._batcher.is_full:
-                        found, is_over = self._poll(instance)
+                        found, is_over, pause = self._poll(instance)
                         if found is not None or is_over:
                             return found
-                        continue
+                        if pause is None:
+                            continue
             instance.landed.wait(pause)
 
-    def _poll(self, instance: Instance) -> tuple[Run | Expire | None, bool]:
-        """What to do now, or nothing after it has waited for an arrival or a landing; whether it is all over."""
+    def _poll(self, instance: Instance) -> tuple[Run | Expire | None, bool, float | None]:
+        """What to do now; whether it is all over; for how long to look out for a landing only.
+
+        Without any of these, it has waited for an arrival or a landing.
+        """
         now = time.monotonic()
         prepares_at = instance.foresight.prepares_at(min(self._batcher.rows, self.entry.max_batch_size))
         is_busy = now < prepares_at
@@ -121,16 +128,18 @@ class OverlappedModel(ServedModel):
                 for waiting in requests:
                     pending = waiting.payload
                     self._waiting.pop((id(pending.connection), pending.message.id), None)
-                return decision, False
+                return decision, False, None
             case WaitUntil(when):
                 self._counter.queued()
                 until = when if until is None else min(until, when)
             case None if self._is_closing and not instance.flying and not len(self._batcher):
-                return None, True
+                return None, True, None
+        if is_busy and until is not None:
+            return None, False, min(DEAF_S, max(0.0, until - now))
         self._is_idle = until is None and not instance.flying
         self._inbox.wait(None if until is None else max(0.0, until - now))
         self._is_idle = False
-        return None, False
+        return None, False, None
 
     def _do(self, decision: Run | Expire, index: int, *, tells_time: bool = True) -> None:
         """All of it in the thread that submits. What it takes there is not what a batch takes the device."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LONG_NS = 1_000_000  # from 1 ms on, the processor is left to others meanwhile
-EARLY_NS = 250_000  # a nap ends so long before the end: a timer may be late by a tenth of a millisecond
+EARLY_NS = 160_000  # a nap ends so long before the end: a timer may be late by a tenth of a millisecond
 LATE_NS = 1_000_000  # what ended later than that had to wait for others, and so may the next
 TIMED_EVERY_NS = 50_000_000  # the GPU's clock is asked at most so often for calls of one size: each look takes 30 µs
 MAX_SIZES = 256  # that are remembered; a model whose sizes are free may be asked for any

@@ -111,7 +111,7 @@ def test_the_metrics_have_every_card(server: RunningServer) -> None:
         used, total = (
             server.metric(f"torchere_gpu_memory_{what}_bytes", gpu=str(number)) for what in ("used", "total")
         )
-        assert 3.9e9 < used < total
+        assert 100e6 < used < total
         assert server.metric("torchere_gpu_power_watts", gpu=str(number)) > 1
 
 

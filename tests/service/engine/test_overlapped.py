@@ -143,6 +143,28 @@ def test_a_full_batch_that_waits_is_launched_though_the_device_is_busy_for_long(
     assert [rows for rows, _ in bench.counter.batches] == [1, 4]
 
 
+def test_what_arrives_while_the_device_computes_wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    later = time.monotonic() + 100 * PATIENCE_S
+    monkeypatch.setattr(Foresight, "prepares_at", lambda self, rows: later if self._ends and rows < 64 else 0.0)
+    bench = Bench(max_batch_size=64, buckets=(1, 64))
+    bench.submit(0, 0)
+    assert bench.runner.launched.acquire(timeout=PATIENCE_S)
+    waiting: list[int] = []  # when it began to listen
+    listen = bench.model._inbox.wait
+
+    def note(seconds: float | None = None) -> bool:
+        waiting.append(len(bench.model._batcher))
+        return listen(seconds)
+
+    monkeypatch.setattr(bench.model._inbox, "wait", note)
+    for identity in range(1, 20):
+        bench.submit(identity, identity)
+    assert set(waiting) <= {0}
+    monkeypatch.undo()
+    bench.close()
+    assert bench.outputs() == {identity: 2 * identity for identity in range(20)}
+
+
 def test_a_batch_that_cannot_be_launched_is_run_in_halves() -> None:
     bench = Bench(max_batch_size=4)
     bench.runner.refuses = True
