@@ -3,19 +3,27 @@
     python -m benchmarks.overload [--out benchmarks/results/overload.json]
 
 A model that sleeps so long for each batch, whatever its rows, so that what can be done is known and no core is needed
-for it. Its peak is found in a closed loop; then requests come at ten times that rate at random moments, whatever became
-of those before. Refusals are those of a full queue, and where requests grant so many seconds, of those that would come
-too late. Goodput counts answers in time; told too is by how much the processes grew meanwhile.
+for it; with `--batch-ms 0` one that costs nothing, so that the frontend has too much to do. Its peak is found in a
+closed loop; then requests come at ten times that rate at random moments, whatever became of those before. Refusals are
+those of a full queue, and where requests grant so many milliseconds, of those that would come too late. Goodput counts
+answers in time; told too is by how much the processes grew meanwhile. At the end, what a refusal costs gRPC's own
+server, which ends each call as soon as it has it.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import dataclasses
+import itertools
 import shlex
+import socket
 import statistics
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +36,7 @@ from service.bench.run import Terms, measure
 from service.bench.summary import Result
 from service.bench.target import Subject, build_request, try_once
 from service.bench.windows import Window
-from tests.e2e.running import RunningServer
+from tests.e2e.running import RunningServer, free_ports
 
 ROWS, QUEUE = 8, 64  # of a batch, and requests that wait at most
 PRESSING = 48  # at once, to find the peak: six batches, so that none waits for requests
@@ -73,10 +81,12 @@ class Quiet:
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One protocol and deadline. Milliseconds are of answers, or of refusals where it says so; `late_p99_ms` is by how
-    much the client itself was late."""
+    """One protocol, backlog of gRPC and deadline. Milliseconds are of answers, or of refusals where it says so;
+    `late_p99_ms` is by how much the client itself was late.
+    """
 
     protocol: str
+    backlog: int
     deadline_s: float
     batch_ms: float
     peak_per_s: float
@@ -90,6 +100,15 @@ class Row(msgspec.Struct, frozen=True):
     errors: dict[str, int]
     server_us: float
     grew_kib: dict[str, int]
+
+
+class Floor(msgspec.Struct, frozen=True):
+    """What gRPC's own server does where every call is refused."""
+
+    offered_per_s: float
+    refused_p99_ms: float
+    errors: dict[str, int]
+    server_us: float
 
 
 def repository(folder: Path, seconds: float) -> Path:
@@ -119,7 +138,9 @@ def press(server: RunningServer, subject: Subject, level: Level, seconds: float)
     return asyncio.run(run())
 
 
-def overload(server: RunningServer, protocol: Protocol, deadline_s: float, given: argparse.Namespace) -> Row:
+def overload(
+    server: RunningServer, protocol: Protocol, backlog: int, deadline_s: float, given: argparse.Namespace
+) -> Row:
     """The peak before and after, as others may use the machine; then the flood between."""
     url = f"127.0.0.1:{server.grpc_port}" if protocol == "grpc" else server.http
     plain, bounded = Subject(url, "sleeping", protocol), Subject(url, "sleeping", protocol, deadline_s=deadline_s)
@@ -131,6 +152,7 @@ def overload(server: RunningServer, protocol: Protocol, deadline_s: float, given
     peak = statistics.mean(peaks)
     return Row(
         protocol,
+        backlog,
         deadline_s,
         given.batch_ms,
         round(peak, 1),
@@ -147,27 +169,58 @@ def overload(server: RunningServer, protocol: Protocol, deadline_s: float, given
     )
 
 
+def refuse_all(server: RunningServer, rate: float, seconds: float) -> Floor:
+    """The same calls, at the same rate, to a server of grpc.aio that refuses each in the same words."""
+    (port,) = free_ports(1)
+    request = build_request(Subject(f"127.0.0.1:{server.grpc_port}", "sleeping", "grpc"))
+    command = [sys.executable, "-m", "benchmarks.floors.rpc", str(port), "refuse"]
+    with subprocess.Popen(command) as process:
+        try:
+            wait_until_open(port)
+            target = msgspec.structs.replace(request.target, port=port)
+            terms = Terms(warm_up_s=1.0, window_s=seconds, max_windows=1, steady_spread=0.0, server_pid=process.pid)
+            level = Level(CONNECTIONS, rate)
+            (result,) = asyncio.run(measure(dataclasses.replace(request, target=target), [level], terms, Quiet()))
+        finally:
+            process.kill()
+    return Floor(rate, result.error_p99_ms or 0.0, result.errors, result.server_cpu_us or 0.0)
+
+
+def wait_until_open(port: int) -> None:
+    """Return when somebody listens there."""
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.05)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-ms", type=float, default=20.0, help="that a batch of 8 takes")
     parser.add_argument("--times", type=float, default=10.0, help="what comes, in peaks")
-    parser.add_argument("--deadline-batches", type=float, default=5.0, help="that a request grants, where it says so")
+    parser.add_argument("--deadlines-ms", type=float, nargs="+", default=[0.0, 100.0], help="0: it grants any time")
+    parser.add_argument("--protocols", nargs="+", choices=("http", "grpc"), default=["http", "grpc"])
+    parser.add_argument("--backlogs", type=int, nargs="+", default=[1000], help="each another server, for gRPC")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    machine, rows = describe_machine(), []
+    machine, rows, floor = describe_machine(), [], None
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         models = repository(folder / "models", given.batch_ms / 1000)
-        flags = ("--startup", "wait", "--device", "cpu", "--frontends", "0")
-        with RunningServer(models, folder / "cache", folder, *flags) as server:
-            for protocol in ("http", "grpc"):
-                for deadline_s in (0.0, given.deadline_batches * given.batch_ms / 1000):
-                    rows.append(overload(server, protocol, deadline_s, given))
-                    print(msgspec.json.encode(rows[-1]).decode(), flush=True)
+        for backlog in given.backlogs:
+            flags = ("--startup", "wait", "--device", "cpu", "--frontends", "0", "--grpc-backlog", str(backlog))
+            with RunningServer(models, folder / "cache", folder, *flags) as server:
+                for protocol, deadline_ms in itertools.product(given.protocols, given.deadlines_ms):
+                    if protocol == "grpc" or backlog == given.backlogs[0]:
+                        rows.append(overload(server, protocol, backlog, deadline_ms / 1000, given))
+                        print(msgspec.json.encode(rows[-1]).decode(), flush=True)
+                if "grpc" in given.protocols and floor is None:
+                    floor = refuse_all(server, rows[-1].offered_per_s, given.seconds)
+                    print(msgspec.json.encode(floor).decode(), flush=True)
     if given.out is not None:
         command = shlex.join(["python", "-m", "benchmarks.overload", *sys.argv[1:]])
-        write_results(given.out, {"command": command, "machine": machine, "rows": rows})
+        write_results(given.out, {"command": command, "machine": machine, "rows": rows, "floor": floor})
 
 
 if __name__ == "__main__":

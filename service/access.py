@@ -67,6 +67,15 @@ QueueFullStatus = Annotated[
         "429 and RESOURCE_EXHAUSTED."
     ),
 ]
+GrpcBacklog = Annotated[
+    int,
+    Field(
+        ge=100,  # on one connection, as clients rely on
+        le=1_000_000,
+        description="gRPC calls that wait in a frontend unread, before new ones end as CANCELLED, and calls at a time "
+        "of one connection, whose client waits itself with more. Fewer where deadlines are short: docs/guarantees.md.",
+    ),
+]
 HttpPrefix = Annotated[
     str, AfterValidator(_check_prefix), Field(description="Every HTTP path begins with this, as /models/a.")
 ]

@@ -261,7 +261,8 @@ def _rpc_options(
     settings: Settings, certificates: Certificates | None, guard: Guard | None, watcher: Watcher | None
 ) -> RpcOptions:
     return RpcOptions(
-        settings.max_body_bytes, settings.frontends > 1, certificates, guard, settings.restricted_status, watcher
+        *(settings.max_body_bytes, settings.frontends > 1, certificates, guard, settings.restricted_status, watcher),
+        backlog=settings.grpc_backlog,
     )
 
 

@@ -159,6 +159,7 @@ class Settings(BaseModel):
     )
     http_prefix: access.HttpPrefix = ""
     queue_full_status: access.QueueFullStatus = "unavailable"
+    grpc_backlog: access.GrpcBacklog = 1000
     tls_certificate: access.Certificate = None
     tls_key: access.Key = None
     tls_client_ca: access.ClientAuthority = None

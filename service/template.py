@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from service.engine.responses import Answer, Waiter
 from service.engine.transport import FrameTemplate
 from service.errors import OUTCOMES, Code, ExecutionFailed, Exhausted, NotLoaded, ServiceError
 from service.patience import deadline_of, late_of, patience_of
+from service.refusal import Refused
 from service.repository.catalog import Entry
 from service.tensors import Buffer, InferRequest, Tensor
 
@@ -52,11 +54,14 @@ class Sender(Protocol):
 
 
 class Template:
-    """What all requests of one kind share. `sizes` are the bytes of its tensors, in the order of the request."""
+    """What all requests of one kind share. `sizes` are the bytes of its tensors, in the order of the request.
+
+    `refused` is the last refusal of one by an engine.
+    """
 
     __slots__ = (
         *("_filled", "_is_whole", "_order", "_picked"),
-        *("entry", "frame", "message", "patience_s", "request", "rows", "sizes", "tally"),
+        *("entry", "frame", "message", "patience_s", "refused", "request", "rows", "sizes", "tally"),
     )
 
     def __init__(
@@ -69,6 +74,7 @@ class Template:
         self.message = message
         self.rows = message.rows
         self.patience_s = patience_of(request, entry)
+        self.refused: Refused | None = None
         self.tally = tally
         self.sizes = tuple(len(tensor.data) for tensor in request.inputs)
         self.frame = FrameTemplate(message, sum(message.sizes))
@@ -152,7 +158,14 @@ class Sent:
     def set_exception(self, error: ServiceError, /) -> None:
         if isinstance(error, NotLoaded) and self._again is None and not self._is_over:
             self._again = asyncio.get_running_loop().create_task(self._send_again(error))
-        elif self._end(OUTCOMES.get(error.code, "failed")):
+        else:
+            if error.code is Code.QUEUE_FULL:
+                self._template.refused = Refused(error, self._deadline, time.monotonic())
+            self.refuse(error)
+
+    def refuse(self, error: ServiceError) -> None:
+        """Tell the receiver, whom no engine can help."""
+        if self._end(OUTCOMES.get(error.code, "failed")):
             if self._templates.plane.says_exhausted and error.code is Code.QUEUE_FULL:
                 error = Exhausted.instead_of(error)
             self._let_go().refused(error)
@@ -237,9 +250,18 @@ class Templates:
         plane = self.plane
         plane.in_flight += 1
         sent = Sent(self, template, template.arrange(blobs), arrived, receiver)
-        patience_s = template.patience_s
-        sent.begin(plane.next_id(), deadline if patience_s is None else deadline_of(patience_s, deadline, arrived))
+        if template.patience_s is not None:
+            deadline = deadline_of(template.patience_s, deadline, arrived)
+        if template.refused is not None and template.refused.covers(deadline, arrived):
+            sent.refuse(template.refused.again())
+        else:
+            sent.begin(plane.next_id(), deadline)
         return sent
+
+    def lapsed(self, template: Template, arrived: float) -> None:
+        """Count a request whose time had passed before it could be sent."""
+        self.plane.in_flight += 1
+        self.plane.finished(template.request, template.entry.version, "timeout", arrived, template.rows)
 
 
 def _is_plain(request: InferRequest, entry: Entry) -> bool:

@@ -78,6 +78,8 @@ class InferLane(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in
             return answer.SerializeToString()
         under = Under(found)
         left_s = context.time_remaining()
+        if left_s == 0.0:
+            return self._too_late(found, arrived, context)
         deadline = None if left_s is None else arrived + self._margin.within(left_s)
         sent = self._templates.send(found.form.template, found.tensors, arrived, under, deadline)
         try:
@@ -90,10 +92,19 @@ class InferLane(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in
             if left_s is not None and time.monotonic() >= arrived + left_s - CLOCKS_S:
                 self._margin.missed()
             raise
+        except ServiceError as error:
+            await refuse(context, error, {})
+            raise
         except Exception as error:
             request = replace(found.form.template.request, id=found.id)
             await refuse(context, error, fields_of(request))
             raise
+
+    def _too_late(self, found: Found, arrived: float, context: Context) -> bytes:
+        """Its time had passed when it was first seen: it is counted, and ended without a word that nobody reads."""
+        self._templates.lapsed(found.form.template, arrived)
+        context.set_code(grpc.StatusCode.DEADLINE_EXCEEDED)
+        return b""
 
     def _is_seen(self, found: Found) -> bool:
         """Whether somebody wants to see the request."""
