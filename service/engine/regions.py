@@ -123,10 +123,13 @@ class OpenRegions:
             pending, tensors=tensors, connection=answers, on_gpu=frozenset(targets) if stays else frozenset()
         )
 
-    def connection(self, connection: Connection, request_id: int) -> Connection:
-        """What that request was submitted with in place of its own connection; that one where it was not replaced."""
+    def leave(self, connection: Connection, request_id: int) -> Connection:
+        """Its client has left, so that it may never be answered: what it was submitted with, which is not kept here.
+
+        That is its own connection where that was not replaced.
+        """
         with self._lock:
-            _, answers = self._answers.get((id(connection), request_id), (None, connection))
+            _, answers = self._answers.pop((id(connection), request_id), (None, connection))
         return answers
 
     def forget(self, connection: Connection) -> list[Connection]:

@@ -120,7 +120,7 @@ class Engine:
                     return
                 self._submit(model, pending)
             case Cancel():
-                submitter = self.regions.connection(connection, message.id)
+                submitter = self.regions.leave(connection, message.id)
                 self._quarantine.cancel(submitter, message.id)
                 for model in self._holdings.all():
                     model.cancel(submitter, message.id)

@@ -78,14 +78,18 @@ class StepProcess:
         """Start it and let it load the files. Raises StepsFailed."""
         ours, theirs = socket.socketpair()
         environment = {**MODEST, **os.environ, **HIDDEN, LINK_VARIABLE: str(theirs.fileno())}
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "service.engine.steps.worker"],
-                stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno() if _has_descriptor() else subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                env=environment,
-            )
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "service.engine.steps.worker"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=sys.stderr.fileno() if _has_descriptor() else subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    env=environment,
+                )
+        except OSError as error:  # no memory or no place for a process, which may be there in a while
+            ours.close()
+            raise StepsFailed(f"no process could be started for its Python steps: {error.strerror}") from error
         self._channel = Channel(ours, StepMessage)  # type: ignore[arg-type]
         try:
             self.send(self._opening)

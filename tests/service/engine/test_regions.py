@@ -128,17 +128,19 @@ def test_one_that_a_new_engine_cannot_open_is_told_of_where_it_is_used() -> None
 def test_a_request_is_cancelled_by_the_connection_it_came_from() -> None:
     gpu = Gpu()
     gpu.open()
-    assert gpu.regions.connection(gpu.connection, 9) is gpu.connection
+    assert gpu.regions.leave(gpu.connection, 9) is gpu.connection
     taken = gpu.take(gpu.pending(outputs=(Place(0, 5, 0, 12),)))
-    assert gpu.regions.connection(gpu.connection, 9) is taken.connection
-    assert gpu.regions.connection(gpu.connection, 8) is gpu.connection
+    assert gpu.regions.leave(gpu.connection, 8) is gpu.connection
+    assert gpu.regions.leave(gpu.connection, 9) is taken.connection
+    assert gpu.regions.forget(gpu.connection) == [], "whether it is answered or not, it holds no memory any more"
+    taken = gpu.take(gpu.pending(outputs=(Place(0, 5, 0, 12),)))
     answer(taken, is_final=False)
     assert gpu.regions.forget(FakeConnection()) == []
     assert gpu.regions.forget(gpu.connection) == [taken.connection]
-    assert gpu.regions.connection(gpu.connection, 9) is gpu.connection
+    assert gpu.regions.leave(gpu.connection, 9) is gpu.connection
     again = gpu.take(gpu.pending(outputs=(Place(0, 5, 0, 12),)))
     again.connection.send([(Failure(10, Code.FAILED, "no"), ())])
-    assert gpu.regions.connection(gpu.connection, 9) is gpu.connection
+    assert gpu.regions.leave(gpu.connection, 9) is gpu.connection
 
 
 def test_rows_on_the_gpu_and_rows_that_came_are_one_batch() -> None:

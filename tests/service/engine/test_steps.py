@@ -1,7 +1,9 @@
 """Python steps in their own processes: what they give is checked, what they do wrong hurts nobody else."""
 
+import errno
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -113,6 +115,22 @@ def test_what_a_client_left_in_the_models_queue_is_let_go_of(make: Make) -> None
     bench.model.cancel(bench.replies, 1)
     assert not bench.inside.waiting
     sent.append(0)  # not while anybody has a view of it
+
+
+def test_where_no_process_can_be_had_another_try_is_made(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make()
+    start, failures = subprocess.Popen, [OSError(errno.ENOMEM, "Cannot allocate memory")]
+
+    def fail_first(*words: Any, **how: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return start(*words, **how)
+
+    monkeypatch.setattr(subprocess, "Popen", fail_first)
+    bench.submit(1, "crash")
+    assert isinstance(bench.replies.of(1)[0], Failure)
+    until(lambda: not failures and bool(bench.model._pool.pids))  # type: ignore[attr-defined]
+    assert bench.ask("ab") == ["ab=4"]
 
 
 def test_a_step_that_hangs_is_ended(make: Make) -> None:
