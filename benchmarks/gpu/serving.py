@@ -4,7 +4,8 @@
 
 The client is on the same machine and takes processors of its own. The images are normalised inside the compiled module.
 "bare" is the same artifact in this process, its CUDA graph alone by the GPU's clock and with both copies by the host's.
-"nothing" takes the same images and looks at ten bytes of each: what it takes is the way there and back.
+"nothing" takes the same images and looks at ten bytes of each: what it takes is the way there and back. The result is
+written after each step.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from tests.e2e.running import RunningServer
 
 DEVICE = os.environ.get("DEVICE", "cuda:0")
 FRONTENDS, CLIENTS = 5, 4
-LEVELS = ("1", "64", "256", "512")
+LEVELS = ("1", "32", "64", "256", "512")
 PROTOCOLS = ("http", "grpc")
 PROCESSES = {"engine": "service.engine.worker", "frontends": "service.frontend"}
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -96,7 +97,8 @@ def press(server: RunningServer, model: str, protocol: str, level: str, folder: 
     before, began = {kind: processor_s(each) for kind, each in pids.items()}, server.metric("torchere_rows_total")
     subprocess.run([*command, "--json", str(out)], check=True, stdout=sys.stderr)
     rows = max(1.0, server.metric("torchere_rows_total") - began)
-    found: dict[str, Any] = json.loads(out.read_text())
+    found: dict[str, Any]
+    (found,) = json.loads(out.read_text())["results"]
     for kind, each in pids.items():
         found[f"{kind}_cpu_us_per_image"] = round(1e6 * (processor_s(each) - before[kind]) / rows, 1)
     return found
@@ -113,6 +115,7 @@ def bare(cache: Path) -> dict[str, Any]:
     call, graphs = CudaCall(model, Device(DEVICE, threads=2), manifest.chosen.graphs), Graphs(model, DEVICE)
     found["graphs"], found["race_ms"] = manifest.chosen.graphs, manifest.chosen.milliseconds
     found["device_ms"], found["host_to_host_ms"], found["graph_host_ms"] = {}, {}, {}
+    found["limit_images_per_s"] = 0
     for batch in sorted(manifest.buckets, reverse=True):
         pinned = torch.randint(0, 256, (batch, 3, 224, 224), dtype=torch.uint8).pin_memory()
         why_plain = call.prepare((pinned,), batch) or graphs.capture((pinned.to(DEVICE),))
@@ -120,10 +123,27 @@ def bare(cache: Path) -> dict[str, Any]:
         if graph is None:
             found.setdefault("plain", {})[batch] = why_plain
             continue
-        found["device_ms"][batch] = device_ms(graph.replay)
+        spent = found["device_ms"][batch] = device_ms(graph.replay)
+        found["limit_images_per_s"] = max(found["limit_images_per_s"], round(1e3 * batch / spent))
         found["graph_host_ms"][batch] = host_ms(graph.replay)
         found["host_to_host_ms"][batch] = host_ms(lambda pinned=pinned: call([pinned]))
     return found
+
+
+def compare(service: dict[str, list[dict[str, Any]]], bare: dict[str, Any]) -> dict[str, Any]:
+    """What the goals are about, for each protocol."""
+    told = {}
+    for protocol, levels in service.items():
+        best = max(level["requests_per_s"] for level in levels)
+        alone = next(level for level in levels if level["level"]["concurrency"] == 1)
+        told[protocol] = {
+            "share_of_limit": round(best / bare["limit_images_per_s"], 3),
+            "added_ms_at_1": round(alone["latency_ms"]["p50"] - bare["graph_host_ms"][1], 3),
+            "engine_cpu_us_per_image_at_best": next(
+                level["engine_cpu_us_per_image"] for level in levels if level["requests_per_s"] == best
+            ),
+        }
+    return told
 
 
 def write_models(repository: Path) -> None:
@@ -136,20 +156,33 @@ def write_models(repository: Path) -> None:
 def main() -> None:
     given = arguments(__doc__)
     torch.backends.cudnn.benchmark = True
-    started, found = time.monotonic(), {}
+    started = time.monotonic()
+    found: dict[str, Any] = {"cpu": describe_machine(), "frontends": FRONTENDS, "clients": CLIENTS}
+
+    def note(**more: Any) -> None:
+        found.update(more)
+        write("gpu_serving", given.out, **found)
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_models(folder / "models")
         flags = ("--device", DEVICE, "--startup", "wait", "--frontends", str(FRONTENDS))
         with RunningServer(folder / "models", given.cache, folder, *flags) as server:
             print(f"ready after {time.monotonic() - started:.0f} s", flush=True)
+            service: dict[str, list[dict[str, Any]]] = {protocol: [] for protocol in PROTOCOLS}
             for protocol in PROTOCOLS:
-                found[protocol] = [press(server, "classifier", protocol, level, folder) for level in LEVELS]
-            nothing = {protocol: press(server, "nothing", protocol, "1", folder) for protocol in PROTOCOLS}
+                for level in LEVELS:
+                    service[protocol].append(press(server, "classifier", protocol, level, folder))
+                    note(service=service)
+            note(nothing={protocol: press(server, "nothing", protocol, "1", folder) for protocol in PROTOCOLS})
             print(server.log()[-3000:], flush=True)
-        result = {"service": found, "nothing": nothing, "bare": bare(given.cache) if DEVICE != "cpu" else {}}
-    frontends = {"frontends": FRONTENDS, "clients": CLIENTS}
-    write("gpu_serving", given.out, cpu=describe_machine(), **frontends, **result)
+        if DEVICE == "cpu":
+            return
+        limits = bare(given.cache)
+        note(bare=limits, goals=compare(service, limits))
+        with RunningServer(folder / "models", given.cache, folder, *flags, "--busy-poll-us", "0") as server:
+            alone = {model: press(server, model, "http", "1", folder) for model in ("classifier", "nothing")}
+            note(without_busy_polling=alone)
 
 
 if __name__ == "__main__":
