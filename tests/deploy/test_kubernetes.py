@@ -30,6 +30,8 @@ from tests.deploy.manifests import (
     variables_of,
 )
 
+POD_GRACE_S = 30  # what Kubernetes gives a Pod to end that asks for nothing
+
 
 @kustomize
 def test_traces_may_leave_where_they_are_wanted(tmp_path: Path) -> None:
@@ -97,6 +99,14 @@ def test_the_runtime_of_kserve_is_started_as_the_program_wants() -> None:
         name for parameter in main.commands[command].params for name in (*parameter.opts, *parameter.secondary_opts)
     ]
     assert {flag.partition("=")[0] for flag in flags} <= set(known)
+
+
+def test_the_runtime_of_kserve_has_time_to_drain() -> None:
+    (container,) = runtime()["spec"]["containers"]
+    environment = {each["name"]: each["value"] for each in container["env"]}
+    delay_s, drain_s = (float(environment[f"TORCHERE_DRAIN_{what}_S"]) for what in ("DELAY", "TIMEOUT"))
+    assert delay_s >= 5, "endpoints forget a Pod some seconds after it is not ready any more"
+    assert delay_s + drain_s + LEAVE_MARGIN_S < POD_GRACE_S
 
 
 @kustomize
