@@ -17,12 +17,11 @@ from types import MappingProxyType
 from service.engine.company import Latencies, Room, Sizes, choose_company, room_of
 from service.engine.latency import Latency
 from service.engine.queues import Queue, Waiting
-from service.errors import QueueFull
+from service.engine.refusals import milliseconds, refusal
 
 MAX_OVERTAKINGS = 16  # batches that may go before the request that waits longest, whatever its priority and shape
 CAUTION = 1.1  # a prediction is off by a tenth: what is due by then is not worth the work of the device
 SPARE = 2.0  # times its batch's own time before a deadline, no request waits for company any more
-MAX_RETRY_S = 60.0  # a client that is told of more than a minute had better ask somebody else
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +116,7 @@ class Batcher:
         """
         if not is_accepted:
             if self._queue.count >= self.policy.max_queue_size:
-                raise _refusal(
+                raise refusal(
                     f"the queue is full: {self._queue.count} requests wait already (max_queue_size "
                     f"{self.policy.max_queue_size}): try again later",
                     self._backlog(waiting.arrived),
@@ -151,6 +150,24 @@ class Batcher:
         deadline = self._queue.next_deadline()
         when = min(math.inf if is_busy else when, math.inf if deadline is None else deadline)
         return None if when == math.inf else WaitUntil(when)
+
+    def run_alone(self, waiting: Waiting, now: float) -> Run | None:
+        """What `poll` would say after `add`, of a request that finds nothing waiting and nothing running.
+
+        None: that is not so, or it may have to wait: `add` it.
+        """
+        policy, latency = self.policy, self.latency
+        if self._queue.count or self._running or policy.max_queue_delay_s or isinstance(waiting.shape, Room):
+            return None
+        if waiting.rows > policy.max_batch_size > 0 or (waiting.deadline is not None and waiting.deadline <= now):
+            return None
+        bucket = latency.bucket(waiting.rows)
+        self._overtakings = 0
+        self._runs += 1
+        if latency.is_known:
+            self._running[self._runs] = now + latency.seconds(bucket)
+        is_full = waiting.rows >= latency.largest and policy.max_batch_size > 0
+        return Run((waiting,), bucket, "full" if is_full else "idle", self._runs)
 
     def finished(self, run: Run, seconds: float | None) -> None:
         """A batch has been answered, in so many seconds where nothing in it failed."""
@@ -250,9 +267,9 @@ class Batcher:
             return
         expected, allowed, rows = CAUTION * finish, deadline - now, math.ceil(sum(ahead.values()))
         if expected > allowed:
-            raise _refusal(
+            raise refusal(
                 f"the queue is too long for its deadline: {rows} rows go before it, its answer is expected in "
-                f"{_milliseconds(expected)}, its time ends in {_milliseconds(allowed)}: try again later, or allow more",
+                f"{milliseconds(expected)}, its time ends in {milliseconds(allowed)}: try again later, or allow more",
                 expected - allowed,
             )
 
@@ -278,14 +295,3 @@ class Batcher:
         if len(self._running) < self.policy.instances:
             return 0.0
         return sum([max(0.0, end - now) for end in self._running.values()])
-
-
-def _refusal(sentence: str, seconds: float | None) -> QueueFull:
-    error = QueueFull(sentence)
-    if seconds is not None:
-        error.retry_after_s = min(seconds, MAX_RETRY_S)
-    return error
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1000 * max(0.0, seconds):.0f} ms"

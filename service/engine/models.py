@@ -30,7 +30,7 @@ from service.traced import ran_together
 
 QUICK_MS = 1.0  # for so long the thread that reads may compute: to wake another takes a tenth of it, or more
 SLOW_S = 0.05  # a batch that took so long shows that the model is not quick, or not just now
-REST_S = 10.0  # for so long it is left to its own thread then
+REST_S = 1.0  # for so long it is left to its own thread then; the first call in a thread may be such a one
 
 
 class ServedModel:
@@ -112,10 +112,10 @@ class ServedModel:
             with self._inbox:
                 if self._is_closing:
                     raise Unavailable(f"model '{self.entry.name}' is being unloaded: try again")
-                self._batcher.add(waiting, is_accepted=message.retry != FIRST)
-                self._waiting[id(pending.connection), message.id] = waiting
-                here = self._borrow(pending, now) if pending.is_alone else None
+                here = self._borrow(waiting, now) if pending.is_alone else None
                 if here is None:
+                    self._batcher.add(waiting, is_accepted=message.retry != FIRST)
+                    self._waiting[id(pending.connection), message.id] = waiting
                     self._inbox.notify()
         except (Unavailable, InvalidInput) as error:
             failure = Failure(message.id, error.code, str(error), error.retry_after_s)
@@ -123,22 +123,20 @@ class ServedModel:
         if here is not None:
             self._run_here(here)
 
-    def _borrow(self, pending: Pending, now: float) -> Run | Expire | None:
+    def _borrow(self, waiting: Waiting, now: float) -> Run | None:
         """What this thread shall do itself, in place of the instance's: one small batch where that one is idle."""
-        message = pending.message
+        message = waiting.payload.message
         if not (self._was_alone and self._is_idle) or self._is_lent or now < self._slow_until:
             return None
         if message.rows > self._quick_rows or message.retry != FIRST or message.places is not None:
             return None
-        decision = self._pick()
-        if not isinstance(decision, Run | Expire):
-            return None
-        self._is_lent = True
-        return decision
+        run = self._batcher.run_alone(waiting, now)
+        self._is_lent = run is not None
+        return run
 
-    def _run_here(self, decision: Run | Expire) -> None:
+    def _run_here(self, run: Run) -> None:
         began = time.monotonic()
-        self._do(decision, 0)
+        self._do(run, 0)
         with self._inbox:
             self._is_lent = False
             if (now := time.monotonic()) - began > SLOW_S:

@@ -47,7 +47,7 @@ class Device:
 
     def within(self, stream: torch.cuda.Stream | None) -> contextlib.AbstractContextManager[None]:
         """In place of the thread whose stream that is, which gives it nothing meanwhile."""
-        return torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext()
+        return _Within(stream) if stream is not None else contextlib.nullcontext()
 
     def synchronize(self) -> None:
         """Wait for what the calling thread's stream has been given. Raises RuntimeError where the device has failed."""
@@ -79,3 +79,19 @@ class Device:
         except RuntimeError:
             return False
         return True
+
+
+class _Within:
+    """As torch.cuda.stream(), which asks a few times for the GPU that there is one of."""
+
+    __slots__ = ("_before", "_stream")
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._stream = stream
+        self._before = torch.cuda.current_stream(stream.device)
+
+    def __enter__(self) -> None:
+        torch.cuda.set_stream(self._stream)
+
+    def __exit__(self, *_: object) -> None:
+        torch.cuda.set_stream(self._before)

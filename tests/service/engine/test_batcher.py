@@ -182,3 +182,29 @@ def test_a_request_whose_timeout_delays_it_lets_others_go_first() -> None:
     late, other = put(busy, 8, late=0.1), put(busy, 8, at=0.1)
     assert busy.poll(0.2) == Run((other,), bucket=8)
     assert busy.poll(0.2) == Run((late,), bucket=8)
+
+
+def test_what_comes_alone_runs_as_if_it_had_waited() -> None:
+    for policy in (Policy(4, (1, 2, 4)), Policy(0)):
+        for rows in (1, 4) if policy.max_batch_size else (1,):
+            waited, alone = Batcher(policy), Batcher(policy)
+            for batcher in (waited, alone):
+                batcher.measured({1: 0.1, 2: 0.15, 4: 0.2})
+            waited.add(Waiting(rows, (3,), 1.0))
+            by_poll, at_once = waited.poll(1.0), alone.run_alone(Waiting(rows, (3,), 1.0), 1.0)
+            assert isinstance(by_poll, Run)
+            assert at_once is not None
+            assert (at_once.bucket, at_once.reason) == (by_poll.bucket, by_poll.reason)
+            assert alone.run_alone(Waiting(1, (3,), 1.0), 1.0) is None, "one runs"
+            alone.finished(at_once, 0.1)
+            assert alone.run_alone(Waiting(1, (3,), 1.0), 1.0) is not None
+
+
+def test_what_may_have_to_wait_is_not_run_at_once() -> None:
+    late = Waiting(1, (3,), 1.0, 2.0)
+    assert Batcher(Policy(4)).run_alone(late, 2.0) is None, "its time is over"
+    assert Batcher(Policy(4)).run_alone(Waiting(5, (3,), 1.0), 1.0) is None, "it runs in parts"
+    assert Batcher(Policy(4, max_queue_delay_s=1.0)).run_alone(late, 1.0) is None
+    batcher = Batcher(Policy(4))
+    batcher.add(Waiting(1, (3,), 0.0))
+    assert batcher.run_alone(late, 1.0) is None, "one waits"
