@@ -29,7 +29,7 @@ from tests.e2e.running import RunningServer
 
 ITEM_BYTES = {"UINT8": 1, "INT64": 8, "FP32": 4, "FP16": 2}
 WARM_S, SECONDS, ROUNDS = 0.5, 1.5, 3
-FIRST = 1  # contract of a version
+FIRST = 1  # contract of the only version
 Call = Callable[[], Any]
 
 
@@ -166,7 +166,16 @@ def main() -> None:
     for _ in range(given.rounds):
         for name, _, repository in (each.partition("=") for each in given.model):
             for limit in given.busy_poll:
-                flags = ("--device", given.device, "--startup", "wait", "--frontends", given.frontends)
+                flags = (
+                    "--device",
+                    given.device,
+                    "--startup",
+                    "wait",
+                    "--frontends",
+                    given.frontends,
+                    "--models",
+                    name,
+                )
                 for way, measured in serve(name, Path(repository), given.cache, *flags, "--busy-poll-us", limit):
                     key = f"{name}, busy poll {limit}, {way}"
                     have = took.setdefault(key, ([], []))
