@@ -56,7 +56,8 @@ says that the sidecar lives. Dashboards, alerts and what to do about them: [moni
   takes where 64 are under way over HTTP: 1.5 % (-1 to 3), and the rate was 0.2 % lower (between 2.7 lower and 2.0
   higher). Over gRPC no difference could be seen at 64. One client alone had 2.2 % fewer answers over gRPC (-1 to 4) and
   4.0 % fewer over HTTP (1 to 7; 2.6 % in a second run): nothing is in the caches then, and counting takes 16 to 20 µs
-  of the 340 to 690 that a request takes. A scrape of 100 models and five processes takes 17 to 48 ms in the median, by format.
+  of the 340 to 690 that a request takes. A scrape of 100 models and five processes takes 17 to 48 ms in the median,
+  by format.
 
 Bounds of the classic buckets: seconds {seconds}; rows {rows}.
 
