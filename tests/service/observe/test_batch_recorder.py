@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from service.observe import batch_recorder
 from service.observe.batch_recorder import PAUSE_S, QUIET, BatchRecorder, Later, Visited
 from service.observe.merge import Merged, Reader
 from service.observe.store import Store
@@ -33,7 +32,7 @@ class NeverLater(Later):
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr(batch_recorder.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr("service.observe.batch_recorder.time.monotonic", lambda: self.now)
 
 
 @pytest.fixture
