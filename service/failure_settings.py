@@ -24,6 +24,13 @@ RerunTimeout = Annotated[
         description="Seconds that requests wait for an engine while theirs is replaced, unless they are due earlier."
     ),
 ]
+StallTimeout = Annotated[
+    Seconds,
+    Field(
+        description="Seconds after which the HTTP connection of a client is closed that sends nothing more amid a "
+        "request (408), reads nothing of its answer, or never asks. 0: without end."
+    ),
+]
 DrainDelay = Annotated[
     Seconds,
     Field(

@@ -14,8 +14,9 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import uvicorn
@@ -41,6 +42,7 @@ from service.repository.catalog import Catalog
 from service.response_cache import ResponseCache
 from service.rest.app import create_app
 from service.rest.protocol import lane_protocol
+from service.rest.stalled import end_stalled
 from service.rpc.server import RpcOptions, RpcServer, start_rpc
 from service.security import Guard, TokenFileError, make_guard
 from service.settings import Settings
@@ -89,6 +91,7 @@ class Frontend:
         self._rpc: RpcServer | None = None
         self._http_task: asyncio.Task[None] | None = None
         self._drain_timeout_s = 0.0
+        self._beside: list[asyncio.Task[None]] = []
         self._watched = Watched()
 
     async def run(self) -> int:
@@ -103,7 +106,8 @@ class Frontend:
             sock=inherited_socket(),
         )
         self._send = link.send
-        beside = [asyncio.create_task(self._publish_in_flight()), asyncio.create_task(give_back_now_and_then())]
+        self._begin_beside(self._publish_in_flight())
+        self._begin_beside(give_back_now_and_then())
         configure: Configure | None = None
         draining: asyncio.Task[int] | None = None
         while True:
@@ -127,11 +131,14 @@ class Frontend:
                     draining.add_done_callback(lambda _: self._orders.put_nowait(None))
                 case None:
                     break
-        for task in beside:
+        for task in self._beside:
             task.cancel()
         self._counter.settle()
         self._parent.lost()
         return draining.result() if draining is not None and draining.done() else 0
+
+    def _begin_beside(self, work: Coroutine[Any, Any, None]) -> None:
+        self._beside.append(asyncio.create_task(work))
 
     def _heard(self, message: Configure | Snapshot | Drain | Answer, _: memoryview) -> None:
         if isinstance(message, Answer):
@@ -208,6 +215,8 @@ class Frontend:
         if certificates is not None:
             config.ssl = certificates.context
         self._http = HttpServer(config)
+        connections = self._http.server_state.connections
+        self._begin_beside(end_stalled(settings.stall_timeout_s, lambda: connections))
         self._http_task = asyncio.create_task(self._http.serve(sockets=[http_socket]))
         await self._http.is_listening.wait()
         gc.collect()

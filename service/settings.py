@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from service import access, tracing_settings
 from service.busy_poll_settings import BusyPoll
 from service.cores import available_cores
-from service.failure_settings import BatchTimeout, DrainDelay, DrainTimeout, RerunTimeout
+from service.failure_settings import BatchTimeout, DrainDelay, DrainTimeout, RerunTimeout, StallTimeout
 from service.frontends import count_frontends
 from service.limits import Chunks, Elements, HeaderBytes, JsonDepth, Limits, Tensors
 from service.metrics_settings import MetricsAliases, MetricsDirectory, MetricsSidecar
@@ -157,6 +157,7 @@ class Settings(BaseModel):
         description="Most memory through which a frontend passes large tensors to engines, and each engine back to it; "
         "what was never needed of it is not taken. 0: they pass through sockets.",
     )
+    stall_timeout_s: StallTimeout = 60.0
     http_prefix: access.HttpPrefix = ""
     queue_full_status: access.QueueFullStatus = "unavailable"
     grpc_backlog: access.GrpcBacklog = 1000
@@ -243,12 +244,10 @@ def default_text(name: str) -> str:
         return f"{default // GIGABYTE}G"
     if name in ("response_cache_max_size", "transport_memory"):
         return f"{default // MEGABYTE}M"
-    if default is None or default == "":
-        return "none"
+    if default in (None, "", ()):
+        return "all" if name == "models" else "none"
     if isinstance(default, bool):
         return "yes" if default else "no"
-    if default == ():
-        return "all" if name == "models" else "none"
     return str(default)
 
 

@@ -34,11 +34,7 @@ class LaneProtocol(PatientProtocol):
 
     lane: InferLane
     serves_lane = True
-    _in_head = False
-    _head_bytes = 0  # of the head that is being read, before `_arriving` more
-    _arriving = _chunk_count = 0
-    _receiver: BodyReceiver | None = None
-    _refusal: tuple[int, str] | None = None
+    _arriving = _chunk_count = 0  # bytes behind `_head_bytes`; chunks of this body
 
     def data_received(self, data: bytes) -> None:
         """As the parent's, with the head held to its limit. What came before goes a shorter way."""

@@ -47,6 +47,11 @@ class BodyReceiver(asyncio.BufferedProtocol):
         """The next bytes, as many as it has, go there. It is not empty."""
         self._place = place
 
+    @property
+    def left(self) -> int:
+        """Bytes that are yet to come of the body that is expected."""
+        return len(self._place) if self._place is not None else 0
+
     def get_buffer(self, sizehint: int) -> memoryview:
         if self._place is not None:
             return self._place
