@@ -151,6 +151,7 @@ class Listener:
         self._listening.listen(64)
         self._listening.setblocking(False)
         self._poll.register(self._listening, select.EPOLLIN)
+        self._deaf_until = 0.0  # to who connects: there were no descriptors left
         self._wake, self._woken = socket.socketpair()
         self._woken.setblocking(False)
         self._poll.register(self._woken, select.EPOLLIN)
@@ -169,6 +170,9 @@ class Listener:
         self.thread = threading.get_ident()
         while True:
             self._receiver.beat()
+            if self._deaf_until and time.monotonic() >= self._deaf_until:
+                self._deaf_until = 0.0
+                self._poll.modify(self._listening, select.EPOLLIN)
             ready = self._poll.poll(BEAT_S) if self._vigil is None else self._look(self._vigil)
             if not ready:
                 for idle in self._connections.values():
@@ -198,7 +202,15 @@ class Listener:
         return ready
 
     def _accept(self) -> None:
-        sock, _ = self._listening.accept()
+        try:
+            sock, _ = self._listening.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return  # it has left again
+        except OSError as error:
+            log.warning("a frontend cannot be let in: %s; it is tried again in %.0f s", error, BEAT_S)
+            self._poll.modify(self._listening, 0)
+            self._deaf_until = time.monotonic() + BEAT_S
+            return
         self._connections[sock.fileno()] = DataConnection(sock, self)
         self._poll.register(sock, select.EPOLLIN)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
 import threading
 import time
@@ -126,3 +127,23 @@ def test_what_waited_already_is_not_alone(tmp_path: Path, limit_us: int | None, 
         echo.passed.release(2)
         client.receive(2)
     assert echo.alone == alone
+
+
+def test_without_descriptors_who_is_connected_is_served_and_who_comes_later_let_in(tmp_path: Path) -> None:
+    with talking(tmp_path, Echo(), None) as (client, _), socket.socket(socket.AF_UNIX) as late:
+        client.sock.sendall(REQUEST)
+        client.receive()
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest = os.dup(late.fileno())
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+        try:
+            late.connect(str(tmp_path / "engine"))
+            for _ in range(3):
+                client.sock.sendall(REQUEST)
+                client.receive()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        late.sendall(REQUEST)
+        late.settimeout(10)
+        Client(late).receive()
