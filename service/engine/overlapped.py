@@ -143,8 +143,8 @@ class OverlappedModel(ServedModel):
 
     def _do(self, decision: Run | Expire, index: int, *, tells_time: bool = True) -> None:
         """All of it in the thread that submits. What it takes there is not what a batch takes the device."""
-        with self._device.within(self._stream):
-            super()._do(decision, index, tells_time=False)
+        self._device.enter(self._stream)
+        super()._do(decision, index, tells_time=False)
 
     def _launch(self, instance: Instance, runner: Runner, run: Run) -> None:
         taken = time.monotonic()

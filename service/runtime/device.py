@@ -6,6 +6,7 @@ Knows nothing of batches or requests. `runner.py` runs one batch on what this fi
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -24,6 +25,7 @@ class Device:
         self.name = name
         self.label = label or name
         self.is_cuda = name.startswith("cuda")
+        self._thread = threading.local()
         self.registered: Registered | None = None  # memory from which it copies by itself
         torch.set_num_threads(threads)
         if self.is_cuda:
@@ -45,9 +47,14 @@ class Device:
         with torch.cuda.stream(stream):
             yield stream
 
-    def within(self, stream: torch.cuda.Stream | None) -> contextlib.AbstractContextManager[None]:
-        """In place of the thread whose stream that is, which gives it nothing meanwhile."""
-        return _Within(stream) if stream is not None else contextlib.nullcontext()
+    def enter(self, stream: torch.cuda.Stream | None) -> None:
+        """What the calling thread does from now on goes there, in place of the thread whose stream that is.
+
+        For good: to ask for the stream before and to return to it took 40 µs, of a request that a GPU answers in 700.
+        """
+        if stream is not None and getattr(self._thread, "stream", None) is not stream:
+            torch.cuda.set_stream(stream)
+            self._thread.stream = stream
 
     def synchronize(self) -> None:
         """Wait for what the calling thread's stream has been given. Raises RuntimeError where the device has failed."""
@@ -79,19 +86,3 @@ class Device:
         except RuntimeError:
             return False
         return True
-
-
-class _Within:
-    """As torch.cuda.stream(), which asks a few times for the GPU that there is one of."""
-
-    __slots__ = ("_before", "_stream")
-
-    def __init__(self, stream: torch.cuda.Stream) -> None:
-        self._stream = stream
-        self._before = torch.cuda.current_stream(stream.device)
-
-    def __enter__(self) -> None:
-        torch.cuda.set_stream(self._stream)
-
-    def __exit__(self, *_: object) -> None:
-        torch.cuda.set_stream(self._before)
