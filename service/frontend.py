@@ -31,6 +31,7 @@ from service.engine.messages import Answer, Configure, Drain, Followed, Shared, 
 from service.extensions import Extensions
 from service.heap import give_back_now_and_then
 from service.looking_loop import LookingLoop
+from service.observe.adding import FRONTEND_LAG_S, LAG_S
 from service.observe.logs import follow_log_settings, set_up_logging
 from service.observe.recorders import RequestRecorder
 from service.observe.store import process_store
@@ -80,7 +81,7 @@ class Frontend:
         store = process_store()
         assert store.directory is not None, "the parent names it"
         self._counter = RequestRecorder(store)
-        self._statistics = Statistics(store.directory, self._counter.settle)
+        self._statistics = Statistics(store.directory, self._count_all)
         self._engines = EngineClients(self._counter.turned)
         self._plane = Plane(self._engines, self._counter)
         self._parent = ParentLink(lambda ask: self._send(ask))
@@ -91,6 +92,7 @@ class Frontend:
         self._rpc: RpcServer | None = None
         self._http_task: asyncio.Task[None] | None = None
         self._drain_timeout_s = 0.0
+        self._has_peers = False
         self._beside: list[asyncio.Task[None]] = []
         self._watched = Watched()
 
@@ -137,6 +139,11 @@ class Frontend:
         self._parent.lost()
         return draining.result() if draining is not None and draining.done() else 0
 
+    async def _count_all(self) -> None:
+        """Have all processes count what they put off: the other frontends do so by themselves."""
+        self._counter.settle()
+        await asyncio.gather(self._engines.count(LAG_S), asyncio.sleep(FRONTEND_LAG_S if self._has_peers else 0.0))
+
     def _begin_beside(self, work: Coroutine[Any, Any, None]) -> None:
         self._beside.append(asyncio.create_task(work))
 
@@ -169,6 +176,7 @@ class Frontend:
         settings = Settings.model_validate_json(configure.settings)
         set_up_logging(settings.log_format, settings.log_level, "frontend")
         self._drain_timeout_s = settings.drain_timeout_s
+        self._has_peers = settings.frontends > 1
         self._engines.resender.timeout_s = settings.rerun_timeout_s
         follow_log_settings(self._control.extensions.shared.log)
         self._control.extensions.is_explicit = settings.model_control_mode == "explicit"

@@ -7,15 +7,13 @@ is asked, so that the numbers are the service's own wherever a request went. Kno
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from service.observe import metrics
-from service.observe.adding import LAG_S
 from service.observe.buckets import Counts
 from service.observe.merge import Labels, Merged, Reader
 from service.observe.metrics import Metric
@@ -54,16 +52,17 @@ Key = tuple[str, str, int]
 
 
 class Statistics:
-    """`statistics.read()` gives the sums over all processes, those that have ended too. `settle` counts this one's."""
+    """`statistics.read()` gives the sums over all processes, those that have ended too. `settle` has them count
+    what they put off."""
 
-    def __init__(self, directory: Path, settle: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, directory: Path, settle: Callable[[], Awaitable[None]] | None = None) -> None:
         self._reader = Reader(directory)
         self._settle = settle
 
     async def ask(self) -> dict[Key, Totals]:
-        """As `read`, with every request that was answered before: the processes count them that much later at most."""
-        self._settle()
-        await asyncio.sleep(LAG_S)
+        """As `read`, with every request that was answered before."""
+        if self._settle is not None:
+            await self._settle()
         return self.read()
 
     def read(self) -> dict[Key, Totals]:

@@ -149,6 +149,13 @@ def create(path: Path) -> None:
     path.write_bytes(array("Q", [FIRST_LANE, time.monotonic_ns()] + [0] * (FIRST_LANE - 2)).tobytes())
 
 
+def see_beside(socket: str | Path) -> Sight | None:
+    """What the box of that engine says; None: the service itself has gone, and its folder."""
+    with contextlib.suppress(OSError):
+        return read(beside(socket))
+    return None
+
+
 def read(path: Path) -> Sight:
     """What it says now. Raises OSError where there is no box."""
     content = path.read_bytes()

@@ -6,7 +6,6 @@ Knows no HTTP, no gRPC, no torch. `plane.py` awaits it; the parent's snapshots s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -14,10 +13,11 @@ from contextlib import aclosing
 
 from service.engine import blackbox
 from service.engine.affinity import follow_sequence
+from service.engine.counting import Counted, Counting, all_counted
 from service.engine.lending import LENT_BYTES, Dropped, FrontendEnd, Lender, Returned
 from service.engine.link import FrameProtocol
 from service.engine.messages import Cancel, EngineAddress, Failure, Infer, Result, Took
-from service.engine.rerun import Aftermath, EngineGone, look_back
+from service.engine.rerun import EngineGone, absent, look_back
 from service.engine.resend import Resender
 from service.engine.responses import TELL_EVERY, Answer, Stream, Waiter
 from service.engine.transport import FrameTemplate, frame, lent_frame, split
@@ -26,6 +26,7 @@ from service.looking_loop import LookingLoop
 
 log = logging.getLogger("torchere.frontend")
 
+Heard = Result | Failure | Dropped | Counted
 Blobs = Sequence[bytes | bytearray | memoryview]
 
 
@@ -46,8 +47,9 @@ class EngineClient:
         self._memory: FrontendEnd | None = None
         self._pending: dict[int, Waiter] = {}
         self._streams: dict[int, Stream] = {}
-        self._protocol: FrameProtocol[Result | Failure | Dropped] | None = None
+        self._protocol: FrameProtocol[Heard] | None = None
         self._is_retired = False
+        self._counting = Counting()
 
     def __repr__(self) -> str:
         return f"<EngineClient {self.address.device} {self.outstanding} outstanding>"
@@ -76,7 +78,7 @@ class EngineClient:
     async def infer(self, message: Infer, blobs: Blobs) -> Answer:
         """The engine's answer. Raises the ServiceError that the engine reports, or EngineGone where it died."""
         if self._protocol is None or not self._protocol.is_open:
-            raise _absent()
+            raise absent()
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._pending[message.id] = future
         self._ask(self._protocol, message, blobs)
@@ -104,7 +106,7 @@ class EngineClient:
             self._looking.asked(self.outstanding)
         return self._withdraw
 
-    def _ask(self, protocol: FrameProtocol[Result | Failure | Dropped], message: Infer, blobs: Blobs) -> None:
+    def _ask(self, protocol: FrameProtocol[Heard], message: Infer, blobs: Blobs) -> None:
         """Send a request, what is large of it by way of shared memory."""
         body = self._memory.lend(message.id, blobs) if self._memory is not None else None
         protocol.send_buffers(frame(message, blobs) if body is None else lent_frame(message, body))
@@ -125,7 +127,7 @@ class EngineClient:
     async def stream(self, message: Infer, blobs: Blobs) -> AsyncGenerator[Answer]:
         """Every response, until the final one; whoever leaves before ends the generation. Raises as `infer` does."""
         if self._protocol is None or not self._protocol.is_open:
-            raise _absent()
+            raise absent()
         stream = self._streams[message.id] = Stream()
         self._ask(self._protocol, message, blobs)
         try:
@@ -139,9 +141,14 @@ class EngineClient:
                 self._protocol.send(Cancel(message.id))
             self._leave()
 
-    def _open(self) -> FrameProtocol[Result | Failure | Dropped]:
+    def count(self) -> asyncio.Future[None]:
+        """Done when the engine has counted all that it has answered, or died."""
+        assert self._protocol is not None, "only those that are open are asked"
+        return self._counting.ask(self._protocol.send)
+
+    def _open(self) -> FrameProtocol[Heard]:
         return FrameProtocol(
-            Result | Failure | Dropped,  # type: ignore[arg-type]
+            Heard,  # type: ignore[arg-type]
             self._answered,
             self._lost,
             self._settled,
@@ -166,7 +173,7 @@ class EngineClient:
         if self._is_retired and not self.outstanding:
             self.close()
 
-    def _answered(self, message: Result | Failure | Dropped, body: memoryview) -> None:
+    def _answered(self, message: Heard, body: memoryview) -> None:
         if self._memory is not None and (not isinstance(message, Result) or message.is_final):
             self._memory.settled(message.id)
         stream = self._streams.get(message.id)
@@ -179,7 +186,9 @@ class EngineClient:
             return
         waiter = self._pending.pop(message.id, None)
         if waiter is None or waiter.done():
-            return  # the client left before the answer came, or what it had lent was dropped
+            if isinstance(message, Counted):
+                self._counting.told(message)
+            return  # else the client left before the answer came, or what it had lent was dropped
         match message:
             case Result():
                 waiter.set_result((message, split(body, message.sizes)))
@@ -190,9 +199,10 @@ class EngineClient:
     def _lost(self) -> None:
         if self._memory is not None:
             self._memory.lost()
+        self._counting.lost()
         if not self.outstanding:
             return
-        aftermath = _look_back(self.address)
+        aftermath = look_back(self.address.device, blackbox.see_beside(self.address.path))
         lost, self._pending = self._pending, {}
         for waiter in lost.values():
             if not waiter.done():
@@ -251,6 +261,10 @@ class EngineClients:
             except NotLoaded as error:
                 await self.resender.wait(message, error)
 
+    async def count(self, limit_s: float) -> None:
+        """Every engine has counted what it has answered; after so many seconds it is not waited for."""
+        await all_counted([client.count() for client in self._clients.values() if client.is_open], limit_s)
+
     def begin(
         self, number: int, frame: FrameTemplate, blobs: Blobs, waiter: Waiter, deadline: float | None
     ) -> Callable[[int], None]:
@@ -260,7 +274,7 @@ class EngineClients:
         """
         usable = [client for client in self._clients.values() if client.is_open]
         if not usable:
-            raise _absent()
+            raise absent()
         chosen = usable[0] if len(usable) == 1 else min(usable, key=lambda client: client.outstanding)
         return chosen.begin(number, frame, blobs, waiter, deadline)
 
@@ -281,16 +295,5 @@ class EngineClients:
         if message.places is not None:
             usable = [client for client in usable if client.address.device == message.places.device]
         if not usable:
-            raise _absent()
+            raise absent()
         return usable
-
-
-def _absent() -> NotLoaded:
-    return NotLoaded("no engine is running: it is being restarted, try again")
-
-
-def _look_back(address: EngineAddress) -> Aftermath:
-    sight = None
-    with contextlib.suppress(OSError):  # the service itself has gone
-        sight = blackbox.read(blackbox.beside(address.path))
-    return look_back(address.device, sight)

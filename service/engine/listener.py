@@ -19,6 +19,7 @@ import msgspec
 
 from service.busy_poll import Vigil
 from service.engine.arena import Guest
+from service.engine.counting import Count, Counted
 from service.engine.lending import EngineEnd, Hello, Returned
 from service.engine.link import OutgoingBuffers
 from service.engine.messages import Cancel, Failure, Infer, Result, Took
@@ -35,7 +36,7 @@ BEAT_S = 1.0  # at least so often, with nothing to read
 AT_ONCE = 64  # connections that are read in one turn
 FILES_BYTES = socket.CMSG_SPACE(2 * array("i").itemsize)
 
-Data = Infer | Cancel | Took | Hello | Returned
+Data = Infer | Cancel | Took | Hello | Returned | Count
 
 
 class Receiver(Protocol):
@@ -50,6 +51,7 @@ class Receiver(Protocol):
     ) -> None: ...
     def forget(self, connection: DataConnection) -> None: ...
     def shares(self, guest: Guest) -> None: ...
+    def count(self) -> None: ...
 
 
 class DataConnection:
@@ -101,6 +103,10 @@ class DataConnection:
         """Tell of requests that were taken back and are not read any more."""
         if self.memory is not None and (buffers := self.memory.dropped()):
             self._send(buffers)
+
+    def say_counted(self, number: int) -> None:
+        """All that was answered has been counted."""
+        self._send(frame(Counted(number)))
 
     def close(self) -> None:
         self.sock.close()
@@ -254,5 +260,8 @@ class Listener:
                 connection.cancelled(message.id)
             case Returned() if connection.memory is not None:
                 connection.memory.returned(message)
+            case Count(number):
+                self._receiver.count()
+                connection.say_counted(number)
             case Hello():
                 self._receiver.shares(connection.meet(message).guest)

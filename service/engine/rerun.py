@@ -40,6 +40,11 @@ class EngineGone(NotLoaded):
         self.aftermath = aftermath
 
 
+def absent() -> NotLoaded:
+    """What a request is told for which there is no engine just now."""
+    return NotLoaded("no engine is running: it is being restarted, try again")
+
+
 def look_back(device: str, sight: Sight | None) -> Aftermath:
     """What the black box of a dead engine says; None: it cannot be read."""
     if sight is None:

@@ -164,6 +164,10 @@ class Engine:
         if self._device.registered is not None:
             self._device.registered.add(guest, *guest.span)
 
+    def count(self) -> None:
+        """Count now all that was put off."""
+        self._later.finish()
+
     def lookup(self, name: str, version: str = "") -> Served | None:
         """What is loaded under this name, the highest version where none is named, by its newest contract."""
         return self._holdings.lookup(name, version)

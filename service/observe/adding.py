@@ -18,6 +18,7 @@ from service.observe.store import Series, Store
 BOUNDS = SECONDS.bounds
 BOUNDS_ARRAY = np.array(BOUNDS)
 LAG_S = 0.1  # what is counted together is not counted later than that
+FRONTEND_LAG_S = 0.03  # by a frontend, whose peers cannot ask it to
 VECTOR = 24  # values or more are placed faster by NumPy
 
 

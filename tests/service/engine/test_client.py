@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.engine.client import EngineClients
+from service.engine.counting import Count, Counted
 from service.engine.link import FrameProtocol
 from service.engine.messages import Cancel, EngineAddress, Failure, Infer, Result
 from service.errors import Code, UnknownSequence
@@ -133,3 +134,50 @@ def test_who_counts_is_told_after_each_read(tmp_path: Path) -> None:
         assert 1 <= len(told) <= 3
 
     playing(scenario, tmp_path)
+
+
+class Counter:
+    """An engine that counts, keeps silent, or leaves when it is told to count."""
+
+    def __init__(self, folder: Path, manner: str) -> None:
+        self.address = EngineAddress("cpu", str(folder / manner), 1)
+        self._manner = manner
+        self.counted = 0
+
+    async def listen(self) -> asyncio.Server:
+        return await asyncio.get_running_loop().create_unix_server(self._open, self.address.path)
+
+    def _open(self) -> FrameProtocol[Count]:
+        def hear(word: Count, _: memoryview) -> None:
+            self.counted += 1
+            if self._manner == "counts":
+                link.send(Counted(word.id))
+            elif self._manner == "leaves":
+                link.close()
+
+        link = FrameProtocol(Count, hear, lambda: None)
+        return link
+
+
+@pytest.mark.parametrize(
+    ("manners", "limit_s"),
+    [(("counts",), 60), (("counts", "leaves"), 60), (("silent", "counts"), 0.001), ((), 60)],
+    ids=["counts", "leaves", "silent", "none"],
+)
+def test_all_engines_are_asked_to_count_and_who_is_gone_or_silent_is_not_waited_for(
+    manners: tuple[str, ...], limit_s: float, tmp_path: Path
+) -> None:
+    async def act() -> None:
+        counters = [Counter(tmp_path, manner) for manner in manners]
+        servers = [await counter.listen() for counter in counters]
+        clients = EngineClients()
+        await clients.follow([counter.address for counter in counters])
+        await asyncio.wait_for(clients.count(limit_s), 30)
+        if limit_s > 1:
+            assert [counter.counted for counter in counters] == [1] * len(manners)
+            await asyncio.wait_for(clients.count(limit_s), 30)
+        await clients.follow([])
+        for server in servers:
+            server.close()
+
+    asyncio.run(act())

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from service.engine.arena import Guest
+from service.engine.counting import Count, Counted
 from service.engine.listener import DataConnection, Listener
 from service.engine.messages import Cancel, Infer, Result, Took
 from service.engine.transport import FrameReader, frame
@@ -28,6 +29,7 @@ class Echo:
     def __init__(self) -> None:
         self.answers_here = True
         self.alone: list[bool] = []
+        self.counted = 0
         self.entered, self.passed = threading.Semaphore(0), threading.Semaphore(1000)
 
     def handle(
@@ -49,6 +51,9 @@ class Echo:
 
     def shares(self, guest: Guest) -> None:
         """Nothing copies by itself from there."""
+
+    def count(self) -> None:
+        self.counted += 1
 
     def forget(self, connection: DataConnection) -> None:
         """Nothing waits."""
@@ -147,3 +152,13 @@ def test_without_descriptors_who_is_connected_is_served_and_who_comes_later_let_
         late.sendall(REQUEST)
         late.settimeout(10)
         Client(late).receive()
+
+
+def test_it_says_when_what_was_put_off_has_been_counted(tmp_path: Path) -> None:
+    echo = Echo()
+    with talking(tmp_path, echo, None) as (client, _):
+        client.sock.sendall(b"".join(frame(Count(-5))))
+        reader = FrameReader(Counted)
+        ((answer, _),) = reader.received(client.sock.recv_into(reader.buffer()))
+        assert answer == Counted(-5)
+        assert echo.counted == 1

@@ -98,7 +98,7 @@ def test_many_answers_wait_for_a_word_and_are_exact(tmp_path: Path, count: int) 
 
 
 def test_answers_are_counted_without_a_word_after_the_lag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tally, "LAG_S", 0)
+    monkeypatch.setattr(tally, "FRONTEND_LAG_S", 0)
 
     async def act() -> None:
         tallies = Tallies(Store(tmp_path))
@@ -137,7 +137,11 @@ def test_statistics_have_all_that_was_answered_before_they_are_asked_for(tmp_pat
             kind.add(1.0)
         recorder.turned()
         assert not answered(tmp_path)
-        found = await Statistics(tmp_path, recorder.settle).ask()
+
+        async def settle() -> None:
+            recorder.settle()
+
+        found = await Statistics(tmp_path, settle).ask()
         assert found[(*KEY, 0)].success_count == 5
 
     running(act)

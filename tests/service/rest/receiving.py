@@ -57,6 +57,9 @@ class Engine:
     def shares(self, guest: Guest) -> None:
         """Nothing copies by itself from there."""
 
+    def count(self) -> None:
+        """Nothing is put off."""
+
     def forget(self, connection: DataConnection) -> None:
         """Nothing waits here."""
 
