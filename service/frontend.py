@@ -31,7 +31,7 @@ from service.engine.messages import Answer, Configure, Drain, Followed, Shared, 
 from service.extensions import Extensions
 from service.heap import give_back_now_and_then
 from service.looking_loop import LookingLoop
-from service.observe.adding import FRONTEND_LAG_S, LAG_S
+from service.observe.adding import LAG_S, PEER_LAG_S
 from service.observe.logs import follow_log_settings, set_up_logging
 from service.observe.recorders import RequestRecorder
 from service.observe.store import process_store
@@ -142,7 +142,7 @@ class Frontend:
     async def _count_all(self) -> None:
         """Have all processes count what they put off: the other frontends do so by themselves."""
         self._counter.settle()
-        await asyncio.gather(self._engines.count(LAG_S), asyncio.sleep(FRONTEND_LAG_S if self._has_peers else 0.0))
+        await asyncio.gather(self._engines.count(LAG_S), asyncio.sleep(PEER_LAG_S if self._has_peers else 0.0))
 
     def _begin_beside(self, work: Coroutine[Any, Any, None]) -> None:
         self._beside.append(asyncio.create_task(work))
@@ -177,6 +177,8 @@ class Frontend:
         set_up_logging(settings.log_format, settings.log_level, "frontend")
         self._drain_timeout_s = settings.drain_timeout_s
         self._has_peers = settings.frontends > 1
+        if self._has_peers:
+            self._counter.hasten(PEER_LAG_S)
         self._engines.resender.timeout_s = settings.rerun_timeout_s
         follow_log_settings(self._control.extensions.shared.log)
         self._control.extensions.is_explicit = settings.model_control_mode == "explicit"

@@ -47,8 +47,8 @@ says that the sidecar lives. Dashboards, alerts and what to do about them: [moni
 * **When.** Requests whose like came before, and batches, are counted together, at most {lag} ms after they ended: so
   much a scrape may be behind, and so much is lost with a process that is killed; nothing is counted twice, and a
   process that leaves in order counts everything before. Statistics (`GET /v2/models/stats`) have engines count first,
-  and have everything that was answered before they were asked for. How many requests wait and run is looked at as often.
-  Their phase `encode` is the mean of the answers that one turn of a frontend's loop gave.
+  and have everything that was answered before they were asked for. How many requests wait and run is looked at as
+  often. Their phase `encode` is the mean of the answers that one turn of a frontend's loop gave.
 * **Cost.** `python -m benchmarks.metrics_cost` measures a server that counts every other fifth of a second, under HTTP
   and gRPC at concurrency 64 and 1. The medians of the differences between neighbouring slices, of the rate and of the
   processor time for each request, are in `benchmarks/results/metrics.json` (`counting`), beside the nanoseconds of each

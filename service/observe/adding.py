@@ -17,8 +17,9 @@ from service.observe.store import Series, Store
 
 BOUNDS = SECONDS.bounds
 BOUNDS_ARRAY = np.array(BOUNDS)
-LAG_S = 0.1  # what is counted together is not counted later than that
-FRONTEND_LAG_S = 0.03  # by a frontend, whose peers cannot ask it to
+LAG_S = 0.25  # what is counted together is not counted later than that; an engine is asked to where that is too late
+ALONE_LAG_S = 0.1  # by a frontend, in its own loop
+PEER_LAG_S = 0.03  # by one of several frontends, which cannot ask each other to
 VECTOR = 24  # values or more are placed faster by NumPy
 
 

@@ -65,6 +65,10 @@ class RequestRecorder:
         """
         return self._tallies.make(model, version, protocol, rows)
 
+    def hasten(self, lag_s: float) -> None:
+        """Count what is added to tallies within that time: others wait for it."""
+        self._tallies.lag_s = lag_s
+
     def settle(self) -> None:
         """Count now what was added to tallies."""
         self._tallies.settle()

@@ -1,7 +1,7 @@
 """Counts together what ends together: the answers that a frontend gives in one turn of its loop, and in many of them.
 
 Of each only the moment is kept at which its request came; all of a turn end with it, for they leave together. Within
-`FRONTEND_LAG_S` they are counted, all with the same few additions, so that a request pays for no more than a moment put
+`lag_s` they are counted, all with the same few additions, so that a request pays for no more than a moment put
 down. Knows no request. `template.py` adds to tallies, which the recorder of `recorders.py` makes; `engine/client.py`
 says when it has read.
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 from service.observe import metrics
-from service.observe.adding import FRONTEND_LAG_S, Histogram, series
+from service.observe.adding import ALONE_LAG_S, Histogram, series
 from service.observe.store import Store
 
 MANY = 4096  # answers are not left uncounted, that no turn of the loop takes long because of them
@@ -93,6 +93,7 @@ class Tallies:
     """All of one frontend, from the one thread of its loop."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
+        self.lag_s = ALONE_LAG_S
         self._store = store
         self._clock = clock
         self._given: list[Tally] = []  # with answers of this turn
@@ -141,7 +142,7 @@ class Tallies:
             self._began = self._clock()
             if not self._has_timer:
                 self._has_timer = True
-                asyncio.get_running_loop().call_later(FRONTEND_LAG_S, self._expire)
+                asyncio.get_running_loop().call_later(self.lag_s, self._expire)
         self._given.append(tally)
         if not tally.uncounted:
             self._ended.append(tally)
